@@ -1,0 +1,1 @@
+"""uploader: pushes graphs of packages to OCI registries."""

@@ -1,0 +1,55 @@
+"""Every error that uploader raises on purpose, sorted by what the caller can do about it.
+
+A message says what was tried, on what, what came back, and what to do. It never holds a secret or the
+query of a URL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Stage = Literal["read", "pack", "blob", "manifest"]
+Kind = Literal["auth", "quota", "network", "registry", "source"]
+
+
+class UploaderError(Exception):
+    """Something went wrong that a user can understand from the message alone."""
+
+
+class InputError(UploaderError):
+    """The graph, the options or a reference cannot be used; nothing was sent (exit status 2)."""
+
+
+class SourceError(UploaderError):
+    """One package's content cannot be read or packed; the other packages go on."""
+
+    def __init__(self, message: str, *, stage: Literal["read", "pack"] = "read") -> None:
+        super().__init__(message)
+        self.stage: Stage = stage
+        self.kind: Kind = "source"
+
+
+class RegistryError(UploaderError):
+    """The registry refused one request for good, or the tries for it are spent."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind = "registry",
+        status: int | None = None,
+        codes: Sequence[str] = (),
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+        self.status = status
+        self.codes = tuple(codes)
+        self.attempts = attempts
+
+
+class UnusableError(UploaderError):
+    """The registry, or the daemon, cannot be used at all: the whole run ends (exit status 3)."""

@@ -1,0 +1,81 @@
+"""What became of a package's layer and of its manifest (the rule is in `graph/plan.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from uploader.errors import RegistryError, SourceError, Stage
+    from uploader.model.descriptor import Descriptor, Layer
+    from uploader.model.package import Absence, PackageId
+    from uploader.model.reference import Tag
+
+How = Literal["uploaded", "mounted", "present"]
+Why = Literal[
+    "failed", "not-installed", "not-redistributable", "unknown-id", "other-platform", "not-selected"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The layer is in the repository."""
+
+    layer: Layer
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It was given up, at `stage`."""
+
+    error: SourceError | RegistryError
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """It was never tried."""
+
+    why: Absence
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The run ended before it was settled."""
+
+    why: str
+
+
+LayerOutcome = Done | Failed | LeftOut | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A layer that a manifest does not name; `index` is its place in the full order (rule 5)."""
+
+    id: PackageId
+    name: str
+    tag: Tag | None
+    why: Why
+    index: int
+
+    @property
+    def is_gap(self) -> bool:
+        """Not selected is a choice; everything else is a gap (rule 3)."""
+        return self.why != "not-selected"
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """The tag points at `manifest`; `pushed` says whether this run made it so.
+
+    `missing` is what that manifest lacks.
+    """
+
+    manifest: Descriptor
+    pushed: bool
+    missing: tuple[Missing, ...] = ()
+
+
+ManifestOutcome = Tagged | Failed | Interrupted

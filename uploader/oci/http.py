@@ -1,0 +1,87 @@
+"""Requests and responses of the distribution protocol as plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Body(Protocol):
+    """Content that can be read again from any place: what a retry needs."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; raises SourceError when the file no longer has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """`length` bytes of `body`, from `offset`."""
+
+    body: Body
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `url` is absolute, or a path at the registry's origin; header names are lower case.
+
+    `repeatable`: sending it twice does no harm, so the retry policy may do it when in doubt.
+    `subject` names the thing in messages, because the URL of an upload session may hold secrets.
+    """
+
+    method: Method
+    url: str
+    subject: str
+    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    body: bytes | Slice = b""
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; header names are lower case; `body` is cut at a limit."""
+
+    status: int
+    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    body: bytes = b""
+
+    def header(self, name: str) -> str:
+        """The header's value, or an empty string."""
+        return self.headers.get(name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No answer: the connection broke or timed out. Whether the request took effect is not known."""
+
+    reason: str
+
+
+def error_codes(body: bytes) -> tuple[tuple[str, str], ...]:
+    """The (code, message) pairs of an error body (distribution-spec, "Error Codes"); () for others."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return ()
+    errors = document.get("errors") if isinstance(document, dict) else None
+    if not isinstance(errors, list):
+        return ()
+    return tuple(
+        (str(error.get("code", ""))[:64], str(error.get("message", ""))[:300])
+        for error in errors[:8]
+        if isinstance(error, dict)
+    )

@@ -1,0 +1,1 @@
+"""Where the parts meet: each verb of the product, written against protocols and handed its parts."""

@@ -1,0 +1,46 @@
+"""What a push needs of the place it goes to; fitted by `registry.client` and `layout.folder`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from uploader.model.descriptor import Descriptor
+    from uploader.model.digest import Digest
+    from uploader.model.outcome import How
+    from uploader.model.reference import Tag
+    from uploader.oci.http import Body
+    from uploader.oci.manifest import StoredManifest
+
+
+class Destination(Protocol):
+    """A repository. Only "it is not there" is answered by None or False; all else is raised.
+
+    Every method raises RegistryError for a failure of this one thing, UnusableError when all is lost.
+    """
+
+    async def is_empty(self) -> bool:
+        """Whether the repository is known to hold no tag at all."""
+
+    async def find_tag(self, tag: Tag) -> Digest | None:
+        """The digest that the tag points at."""
+
+    async def read_manifest(self, reference: Tag | Digest) -> StoredManifest | None:
+        """The manifest, digest checked."""
+
+    async def read_blob(self, descriptor: Descriptor) -> bytes | None:
+        """A small blob (a config) whole, digest checked."""
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there."""
+
+    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
+        """Make the blob be there; `expected` says that it is likely to be there already."""
+
+    async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
+        """Point the tag at this manifest, byte for byte."""
+
+    def tags(self) -> AsyncIterator[Tag]:
+        """Every tag of the repository."""
