@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from uploader.model.reference import Tag
 
 How = Literal["uploaded", "mounted", "present"]
-Why = Literal[
-    "failed", "not-installed", "not-redistributable", "unknown-id", "other-platform", "not-selected"
-]
+Why = Literal["failed", "not-installed", "not-redistributable", "unknown-id", "other-platform", "not-selected"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ PackageId = NewType("PackageId", str)
 Absence = Literal["not-installed", "not-redistributable", "unknown-id", "other-platform", "not-selected"]
 """Why a layer was left out (DESIGN, rule 2)."""
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class Package:
     content: Content | None
     dependencies: tuple[PackageId, ...] = ()
     platform: Platform = Platform()
-    env: Mapping[str, str] = field(default=_NOTHING)
-    annotations: Mapping[str, str] = field(default=_NOTHING)
+    env: Mapping[str, str] = field(default_factory=_nothing)
+    annotations: Mapping[str, str] = field(default_factory=_nothing)
     config: str = "{}"
     absence: Absence | None = None
 

@@ -90,9 +90,7 @@ def _host(text: str, host: str) -> str:
         )
     match = _HOST.fullmatch(host)
     if match is None or int(match["port"] or 0) > 65535:
-        raise InputError(
-            f"destination {text[:200]!r}: {host[:100]!r} is not a host name with an optional port"
-        )
+        raise InputError(f"destination {text[:200]!r}: {host[:100]!r} is not a host name with an optional port")
     return host.lower()
 
 

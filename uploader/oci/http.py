@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+def _no_headers() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 class Body(Protocol):
@@ -46,7 +48,7 @@ class Request:
     method: Method
     url: str
     subject: str
-    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
     body: bytes | Slice = b""
     repeatable: bool = True
 
@@ -56,7 +58,7 @@ class Response:
     """An answer; header names are lower case; `body` is cut at a limit."""
 
     status: int
-    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
     body: bytes = b""
 
     def header(self, name: str) -> str:

@@ -1,0 +1,265 @@
+"""What is in a tree: its entries, normalised, in the one order in which a layer holds them.
+
+The order is Spack's: the folders above the tree, the tree's own folder, then depth first; inside a folder what is
+not a folder comes first, by name, then the folders, by name. Owners, times and most of the mode are dropped, so
+that two copies of a tree make the same layer (DESIGN, rule 12).
+
+The walk cannot be led out of the tree. It opens folders without following links, and what it opens by name must be
+the inode that it met in the parent folder, so a folder that is swapped for a link meanwhile is noticed; no file
+descriptor is kept while an entry is handed out. Only `root` itself may be a symbolic link.
+
+Names are UTF-8 whatever the locale; bytes that are not UTF-8 are carried as surrogates (PEP 383).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from uploader.errors import SourceError
+from uploader.packing.cancelling import IsCancelled, never, stop_if
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from uploader.model.package import Tree
+
+Kind = Literal["directory", "file", "symlink", "hardlink"]
+Skip = Callable[[str, os.stat_result], bool]
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_HINTS = {
+    FileNotFoundError: "it is missing, or vanished meanwhile",
+    PermissionError: "permission denied; run as a user who may read it",
+    NotADirectoryError: "it is not a folder",
+}
+
+
+class Entry(NamedTuple):
+    """One entry of the layer. (A tuple: a tree has many, and a frozen dataclass takes three times as long to make.)
+
+    `name` is its name in the tar, without a slash at either end; `path` is relative to the tree's root.
+    `target` is a symlink's text, or the name of the entry that a hard link repeats. `status` is what lstat said;
+    the folders above the tree have none.
+    """
+
+    name: str
+    path: str
+    kind: Kind
+    mode: int
+    size: int = 0
+    target: str = ""
+    status: os.stat_result | None = None
+
+
+class _Found(NamedTuple):
+    """A directory's child, as it lies there."""
+
+    name: str
+    status: os.stat_result
+    target: str
+
+
+class _Listing(dict[str, "_Listing"]):
+    """The wanted names of a folder, each with what is wanted below it."""
+
+
+def entries(tree: Tree, *, parents: bool = True, skip: Skip | None = None) -> Iterator[Entry]:
+    """Everything that a layer of `tree` holds, in order; raises SourceError for what cannot be read.
+
+    `parents` adds the folders that lead to `tree.at`. `skip` is asked with the path and status of each child, and
+    leaves out what it says yes to, a folder with all that is in it.
+    """
+    base = base_name(tree)
+    wanted = None if tree.files is None else _listing(tree.files, str(tree.root))
+    if parents:
+        for end in (index for index, character in enumerate(base) if character == "/"):
+            yield Entry(base[:end], "", "directory", 0o755)
+    yield from _walk(os.fsencode(tree.root), base, wanted, skip)
+
+
+def fingerprint(tree: Tree, cancelled: IsCancelled = never) -> str:
+    """A hash that changes whenever the layer of `tree` might; made from lstat alone, without reading a file.
+
+    Take it *before* packing: then a file that is changed in between gives another fingerprint next time.
+    """
+    digest = hashlib.sha256()
+    lines: list[str] = []
+    for entry in entries(tree, parents=False):
+        status = entry.status
+        if status is None:
+            continue
+        lines.append(
+            f"{entry.kind[0]}{entry.mode:o} {entry.size} {status.st_mtime_ns} {status.st_ctime_ns} "
+            f"{status.st_ino} {entry.name}\0{entry.target}\0"
+        )
+        if entry.kind == "directory":  # a batch: one small update per file would take as long as the rest
+            stop_if(cancelled)
+            digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+            lines.clear()
+    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def estimate(tree: Tree, cancelled: IsCancelled = never) -> int:
+    """The bytes of the files in `tree`, before packing."""
+    total = 0
+    for entry in entries(tree, parents=False):
+        total += entry.size
+        if entry.kind == "directory":
+            stop_if(cancelled)
+    return total
+
+
+def base_name(tree: Tree) -> str:
+    """`tree.at` as a name in a tar: `opt/software/zlib`; empty for the root of the image."""
+    parts = [part for part in tree.at.split("/") if part not in {"", "."}]
+    if ".." in parts or not _can_be_a_name(tree.at):
+        raise SourceError(
+            f"pack {str(tree.root)!r} at {tree.at!r}: not a path inside an image; give an absolute path without '..'",
+            stage="pack",
+        )
+    return "/".join(parts)
+
+
+def native(root: bytes, path: str) -> bytes:
+    """The path of an entry as the system knows it."""
+    return root + b"/" + path.encode("utf-8", "surrogateescape") if path else root
+
+
+def unreadable(path: bytes, error: OSError) -> SourceError:
+    """The error for a file or folder that the system did not let us read."""
+    reason = _HINTS.get(type(error)) or os.strerror(error.errno or 0)
+    return SourceError(f"read {os.fsdecode(path)!r}: {reason}")
+
+
+def _walk(root: bytes, base: str, wanted: _Listing | None, skip: Skip | None) -> Iterator[Entry]:
+    first_names: dict[tuple[int, int], str] = {}  # of files with several names, by device and inode
+    try:
+        status = os.stat(root)  # noqa: PTH116 (bytes: the name may not be text)
+    except OSError as error:
+        raise unreadable(root, error) from error
+    below = f"{base}/" if base else ""
+    pending = [("", status, wanted)]
+    while pending:
+        path, status, wanted = pending.pop()
+        inner = f"{path}/" if path else ""
+        if base or path:
+            yield Entry(below + path if path else base, path, "directory", 0o755, status=status)
+        leaves, folders = _sorted_children(native(root, path), inner, status, wanted, skip)
+        for found in leaves:
+            yield _leaf(below + inner + found.name, inner + found.name, found, first_names)
+        pending.extend(
+            (inner + found.name, found.status, None if wanted is None else wanted[found.name])
+            for found in reversed(folders)
+        )
+
+
+def _leaf(name: str, path: str, found: _Found, first_names: dict[tuple[int, int], str]) -> Entry:
+    status = found.status
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(name, path, "symlink", 0o755, 0, found.target, status)
+    mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+    if status.st_nlink > 1:
+        first = first_names.setdefault((status.st_dev, status.st_ino), name)
+        if first != name:
+            return Entry(name, path, "hardlink", mode, 0, first, status)
+    return Entry(name, path, "file", mode, status.st_size, "", status)
+
+
+def _sorted_children(
+    folder: bytes, inner: str, expected: os.stat_result, wanted: _Listing | None, skip: Skip | None
+) -> tuple[list[_Found], list[_Found]]:
+    """What lies in `folder`: (files and links, folders), each by name; `inner` leads to it from the root."""
+    leaves: list[_Found] = []
+    folders: list[_Found] = []
+    try:
+        descriptor = os.open(folder, _OPEN_DIRECTORY if inner else os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _check_same(folder, expected, os.fstat(descriptor))
+            children = _all(descriptor) if wanted is None else _listed(folder, descriptor, wanted)
+            for found in children:
+                mode = found.status.st_mode
+                if skip is not None and skip(inner + found.name, found.status):
+                    continue
+                if stat.S_ISDIR(mode):
+                    folders.append(found)
+                elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+                    leaves.append(found)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise unreadable(_culprit(folder, error), error) from error
+    leaves.sort()
+    folders.sort()
+    return leaves, folders
+
+
+def _all(descriptor: int) -> Iterator[_Found]:
+    with os.scandir(descriptor) as found:
+        for child in found:
+            yield _found(descriptor, child.name, child.stat(follow_symlinks=False))
+
+
+def _listed(folder: bytes, descriptor: int, wanted: _Listing) -> Iterator[_Found]:
+    for name, below in wanted.items():
+        raw = name.encode("utf-8", "surrogateescape")
+        found = _found(descriptor, raw, os.stat(raw, dir_fd=descriptor, follow_symlinks=False))
+        if below and not stat.S_ISDIR(found.status.st_mode):
+            listed = f"{name}/{next(iter(below))}"
+            raise SourceError(
+                f"read {os.fsdecode(folder)!r}: the listed path {listed!r} leads through {name!r}, which is not a "
+                "folder of this tree"
+            )
+        yield found
+
+
+def _found(descriptor: int, name: str | bytes, status: os.stat_result) -> _Found:
+    target = ""
+    if stat.S_ISLNK(status.st_mode):
+        target = _text(os.readlink(os.fsencode(name), dir_fd=descriptor))
+    return _Found(_text(name), status, target)
+
+
+def _check_same(folder: bytes, expected: os.stat_result, status: os.stat_result) -> None:
+    if (status.st_ino, status.st_dev) != (expected.st_ino, expected.st_dev):
+        raise SourceError(f"read {os.fsdecode(folder)!r}: it was replaced by another folder meanwhile; try again")
+
+
+def _culprit(folder: bytes, error: OSError) -> bytes:
+    """The system names what it was asked for: the folder, its descriptor's number, or a child."""
+    name = error.filename
+    if isinstance(name, str | bytes) and os.fsencode(name) != folder:
+        return folder + b"/" + os.fsencode(name)
+    return folder
+
+
+def _text(name: str | bytes) -> str:
+    if isinstance(name, str) and name.isascii():
+        return name
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _listing(files: Sequence[str], root: str) -> _Listing:
+    listing = _Listing()
+    for file in files:
+        parts = [part for part in file.split("/") if part not in {"", "."}]
+        if file.startswith("/") or ".." in parts:
+            raise SourceError(f"read {root!r}: the listed path {file!r} leads out of it")
+        if not parts or not _can_be_a_name(file):
+            raise SourceError(f"read {root!r}: the listed path {file!r} names no file")
+        below = listing
+        for part in parts:
+            below = below.setdefault(part, _Listing())
+    return listing
+
+
+def _can_be_a_name(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

@@ -1,0 +1,145 @@
+"""FakeRegistry: a strict registry in memory, on a loopback port, that can be told to go wrong."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from uploader.model.reference import Registry
+from uploader.testing.fake.decisions import Decisions
+from uploader.testing.fake.gate import Anonymous, Auth, Gate
+from uploader.testing.fake.limits import Limits
+from uploader.testing.fake.log import Recorded, RequestLog
+from uploader.testing.fake.quirks import SPEC, Quirks
+from uploader.testing.fake.server import Server
+from uploader.testing.fake.storage import Storage, StoredRepository
+from uploader.testing.fake.tls import make_certificates
+from uploader.testing.fake.uploads import Uploads
+from uploader.testing.faults import Fault, Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from uploader.testing.fake.exchange import Kind
+
+_SHUTDOWN_SECONDS: Final = 0.05
+
+
+class FakeRegistry:
+    """A real HTTP server; use it as an async context manager in the body of a test.
+
+        async with FakeRegistry(faults=[Fault(on="put-blob", times=2, then=Answer(503))]) as registry:
+            ...  # talk to registry.host, then look at registry.repository("a/b") and registry.requests
+
+    It reads the distribution-spec strictly; `quirks` make it like a given registry, `faults` let it fail.
+    The same `seed` gives the same chances, upload ids and tokens. `clock` (in seconds) is for the ends of
+    tokens and the limit of requests per second. `keep_blobs=False` keeps only the sizes of large blobs.
+    """
+
+    def __init__(
+        self,
+        *,
+        quirks: Quirks = SPEC,
+        faults: Iterable[Fault] = (),
+        auth: Auth | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        keep_blobs: bool = True,
+        tls: bool = False,
+    ) -> None:
+        self.host = ""
+        self.ca_file: Path | None = None
+        self._tls = tls
+        self._storage = Storage()
+        self._log = RequestLog()
+        self._faults = Faults(faults, Random(f"chances {seed}"))  # noqa: S311 - reproducible on purpose
+        ids = Random(f"ids {seed}")  # noqa: S311
+        self._gate = Gate(auth or Anonymous(), clock, ids)
+        uploads = Uploads(self._storage, quirks, ids, keep_blobs=keep_blobs)
+        self._server = Server(
+            Decisions(self._storage, quirks, uploads),
+            Limits(quirks, clock),
+            self._gate,
+            self._faults,
+            self._log,
+            latency_seconds=quirks.latency_seconds,
+        )
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            context = None
+            if self._tls:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="fake-registry-")))
+                self.ca_file, context = await make_certificates(folder)
+            server = web.Server(self._server.handle, handler_cancellation=True, auto_decompress=False, access_log=None)
+            runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+            stack.push_async_callback(runner.cleanup)
+            stack.callback(self._server.drop_connections)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+            self.host = f"127.0.0.1:{runner.addresses[0][1]}"
+            self._opened = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.aclose()
+
+    @property
+    def registry(self) -> Registry:
+        """This registry as a value of the model."""
+        return Registry("https" if self._tls else "http", self.host)
+
+    @property
+    def url(self) -> str:
+        """Where it is: `http://127.0.0.1:PORT`."""
+        return self.registry.origin
+
+    @property
+    def requests(self) -> list[Recorded]:
+        """All requests so far, in the order in which they began."""
+        return list(self._log.requests)
+
+    def requests_of(self, *kinds: Kind) -> list[Recorded]:
+        """Those of some kinds."""
+        return [request for request in self._log.requests if request.kind in kinds]
+
+    def destination(self, repository: str) -> str:
+        """How users write that repository: `oci+http://127.0.0.1:PORT/NAME`."""
+        return f"{'oci' if self._tls else 'oci+http'}://{self.host}/{repository}"
+
+    def repository(self, name: str) -> StoredRepository:
+        """What a repository holds, live; an empty one if there was none."""
+        return self._storage.repository(name)
+
+    def inject(self, fault: Fault) -> None:
+        """Let something go wrong from now on; faults that are there come first."""
+        self._faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """From now on nothing goes wrong."""
+        self._faults.clear()
+
+    def revoke_tokens(self) -> None:
+        """End all tokens at once."""
+        self._gate.revoke_tokens()
+
+    async def wait_started(self, kind: Kind, count: int = 1) -> None:
+        """Wait until so many requests of a kind have come in."""
+        await self._log.wait_until(lambda: len(self.requests_of(kind)) >= count)
+
+    async def wait_ended(self, kind: Kind, count: int = 1) -> None:
+        """Wait until so many requests of a kind have ended, answered or not."""
+        await self._log.wait_until(
+            lambda: sum(request.ended is not None for request in self.requests_of(kind)) >= count
+        )
