@@ -52,14 +52,20 @@ class Request:
     body: bytes | Slice = b""
     repeatable: bool = True
 
+    @property
+    def size(self) -> int:
+        """The length of the body in bytes."""
+        return self.body.length if isinstance(self.body, Slice) else len(self.body)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; header names are lower case; `body` is cut at a limit."""
+    """An answer; header names are lower case; `body` is cut at a limit; `attempts` counts the requests it took."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=_no_headers)
     body: bytes = b""
+    attempts: int = 1
 
     def header(self, name: str) -> str:
         """The header's value, or an empty string."""
@@ -68,9 +74,17 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """No answer: the connection broke or timed out. Whether the request took effect is not known."""
+    """No answer: the connection broke or timed out. Whether the request took effect is not known.
+
+    `connected` is False where no connection was made at all, so that the request cannot have taken effect.
+    """
 
     reason: str
+    attempts: int = 1
+    connected: bool = True
+
+
+Answer = Response | Lost
 
 
 def error_codes(body: bytes) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,116 @@
+"""Answers that are not the hoped-for ones: what they mean, whether they pass by themselves, how long to wait."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from uploader.errors import Kind, RegistryError
+from uploader.oci.http import Lost, Request, Response, error_codes
+
+if TYPE_CHECKING:
+    from uploader.oci.profile import Profile
+
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_LONGEST_WAIT_SECONDS: Final = 3600.0
+_GHCR_HINT: Final = re.compile(r"retry-after: ([0-9.]+)(ms|µs|us|m|s)?", re.IGNORECASE)
+_UNIT_SECONDS: Final = {"ms": 1e-3, "µs": 1e-6, "us": 1e-6, "s": 1.0, "m": 60.0, None: 1.0}
+_CODES_OF_QUOTA: Final = frozenset({"TOOMANYREQUESTS"})
+_HINTS: Final = {
+    401: "log in with `docker login`, or set UPLOADER_USERNAME and UPLOADER_PASSWORD",
+    403: "the account may not do this: check its right to push to this repository",
+    404: "the repository may have to be created first",
+    405: "the registry does not allow this at all: is it read-only, or a pull-through cache?",
+    413: "a proxy or the registry limits the size of a request body",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an unwanted answer means. `throttled`: the registry asks everybody for less; waits are seconds."""
+
+    kind: Kind
+    transient: bool
+    throttled: bool
+    retry_after: float | None
+    text: str
+    codes: tuple[str, ...] = ()
+
+
+def read_refusal(answer: Response | Lost, profile: Profile, now: float) -> Refusal:
+    """Judge an answer that is not a success; `now` is the wall clock in seconds, for dates in Retry-After."""
+    if isinstance(answer, Lost):
+        return Refusal("network", transient=True, throttled=False, retry_after=None, text=answer.reason)
+    pairs = error_codes(answer.body)
+    codes = tuple(code for code, _ in pairs if code)
+    said = "; ".join(f"{code}: {message}" if message else code for code, message in pairs)
+    text = f"answered {answer.status}" + (f" ({_printable(said)})" if said else "")
+    limited_403 = answer.status == 403 and any(
+        phrase in answer.body[:4096].decode("utf-8", "replace").lower() for phrase in profile.throttling_403
+    )
+    throttled = answer.status in {429, 503} or limited_403 or not _CODES_OF_QUOTA.isdisjoint(codes)
+    return Refusal(
+        _kind(answer.status, throttled=throttled),
+        transient=answer.status in _TRANSIENT or throttled,
+        throttled=throttled,
+        retry_after=_retry_after(answer, now),
+        text=text,
+        codes=codes,
+    )
+
+
+def refusal_error(request: Request, answer: Response | Lost, profile: Profile) -> RegistryError:
+    """The error for a request that got this answer for good."""
+    refusal = read_refusal(answer, profile, now=0.0)
+    tries = f" after {answer.attempts} tries" if answer.attempts > 1 else ""
+    status = answer.status if isinstance(answer, Response) else None
+    hint = _HINTS.get(status or 0)
+    return RegistryError(
+        f"{request.subject}: {refusal.text}{tries}" + (f"; {hint}" if hint else ""),
+        kind=refusal.kind,
+        status=status,
+        codes=refusal.codes,
+        attempts=answer.attempts,
+    )
+
+
+def _kind(status: int, *, throttled: bool) -> Kind:
+    if throttled and status != 503:
+        return "quota"
+    if status in {401, 403}:
+        return "auth"
+    return "registry"
+
+
+def _retry_after(response: Response, now: float) -> float | None:
+    """The wait that was asked for: Retry-After as seconds or date (RFC 9110, 10.2.3), or GHCR's text in the body."""
+    value = response.header("retry-after").strip()
+    seconds: float | None = None
+    if value:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = _seconds_until(value, response, now)
+    elif response.status == 429 and (match := _GHCR_HINT.search(response.body[:4096].decode("utf-8", "replace"))):
+        seconds = float(match[1].rstrip(".") or 0) * _UNIT_SECONDS[match[2].lower() if match[2] else None]
+    if seconds is None or seconds != seconds:  # noqa: PLR0124  (NaN)
+        return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
+
+
+def _seconds_until(date: str, response: Response, now: float) -> float | None:
+    """Counted from the server's own clock where it tells it, so that two clocks need not agree."""
+    try:
+        until = parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None
+    with contextlib.suppress(ValueError, OverflowError, TypeError):
+        now = parsedate_to_datetime(response.header("date")).timestamp()
+    return until - now
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)[:400]

@@ -1,0 +1,336 @@
+"""A repository of a registry as a destination: blobs, manifests and tags by the distribution-spec."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote, urlsplit
+
+import anyio
+
+from uploader.errors import RegistryError, UnusableError
+from uploader.model.digest import Digest
+from uploader.model.reference import Tag
+from uploader.oci.blob_upload import Ask, BlobUpload
+from uploader.oci.http import Answer, Body, Lost, Request, Response
+from uploader.oci.manifest import StoredManifest
+from uploader.oci.media_types import MANIFESTS
+from uploader.oci.refusal import read_refusal, refusal_error
+from uploader.registry.auth import Authorizer
+from uploader.registry.retry import Retrying, RetryPolicy
+from uploader.registry.transport import Timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from uploader.model.descriptor import Descriptor
+    from uploader.model.outcome import How
+    from uploader.model.reference import Repository
+    from uploader.oci.profile import Profile
+    from uploader.registry.credentials import Credentials
+    from uploader.registry.pace import Pace
+    from uploader.registry.timing import Timing
+    from uploader.registry.transport import Transport
+
+LARGEST_MANIFEST_BYTES = 8 * 1024 * 1024
+LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
+_LARGEST_ERROR_BYTES = 64 * 1024
+_LARGEST_TAG_PAGE_BYTES = 64 * 1024 * 1024
+_TAG_PAGES = 100_000
+_CANCEL_SECONDS = 1.0
+_DENIED_WRITES = 8
+_LOGINS_PER_REQUEST = 3
+_NEXT_PAGE = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How patient the client is. `no_connection_seconds`: after so long without one the whole run ends."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    no_connection_seconds: float = 25.0
+    realms: frozenset[str] = frozenset()
+    read_only: bool = False
+
+
+class RegistryClient:
+    """One repository. Mutable: what was learnt of the registry, and the counts of requests and refusals."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        transport: Transport,
+        pace: Pace,
+        credentials: Credentials | None,
+        profile: Profile,
+        settings: ClientSettings,
+        timing: Timing,
+    ) -> None:
+        self._repository = repository
+        self._name = repository.name
+        self._where = f"{repository.registry.host}/{repository.name}"
+        self._transport = transport
+        self._pace = pace
+        self._profile = profile
+        self._settings = settings
+        self._timing = timing
+        self._retrying = Retrying(settings.retry, profile, timing)
+        self._authorizer = Authorizer(
+            origin=transport.origin,
+            repository=self._name,
+            actions="pull" if settings.read_only else "pull,push",
+            credentials=credentials,
+            profile=profile,
+            realms=settings.realms,
+            ask=self._ask_with,
+            clock=timing.monotonic,
+        )
+        self._mounts = profile.self_mount
+        self._contact_at = timing.monotonic()
+        self._denied: set[str] = set()
+        self._wrote = False
+        self.requests = 0
+        self.retries = 0
+
+    # -- the Destination protocol
+
+    async def is_empty(self) -> bool:
+        """One page of one tag answers it: 404, or no tags. Any other answer leaves it open, which is no."""
+        request = Request("GET", f"/v2/{self._name}/tags/list?n=1", f"list the tags of {self._where}")
+        answer = await self._ask(request)
+        if not isinstance(answer, Response):
+            return False
+        return answer.status == 404 or (answer.status == 200 and _tags_of(answer) == [])
+
+    async def find_tag(self, tag: Tag) -> Digest | None:
+        """HEAD, never GET: a GET counts as a pull. A registry that tells no digest is asked again by GET."""
+        request = self._manifest_request("HEAD", tag)
+        answer = await self._ask(request)
+        match answer:
+            case Response(status=404):
+                return None
+            case Response(status=200) if digest := answer.header("docker-content-digest"):
+                return Digest.parse(digest)
+            case Response(status=200):
+                stored = await self.read_manifest(tag)
+                return stored.digest if stored else None
+            case _:
+                raise refusal_error(request, answer, self._profile)
+
+    async def read_manifest(self, reference: Tag | Digest) -> StoredManifest | None:
+        """GET; content and digest must agree."""
+        request = self._manifest_request("GET", reference)
+        answer = await self._ask(request, most=LARGEST_MANIFEST_BYTES)
+        if not isinstance(answer, Response) or answer.status not in {200, 404}:
+            raise refusal_error(request, answer, self._profile)
+        if answer.status == 404:
+            return None
+        digest = Digest.of(answer.body)
+        claimed = str(reference) if isinstance(reference, Digest) else answer.header("docker-content-digest")
+        if claimed and claimed != str(digest) and claimed.startswith("sha256:"):
+            raise RegistryError(f"{request.subject}: its content has digest {digest.short}, not {claimed[:19]}")
+        return StoredManifest(answer.body, answer.header("content-type").partition(";")[0].strip(), digest)
+
+    async def read_blob(self, descriptor: Descriptor) -> bytes | None:
+        """GET of a config; a larger blob than any config is refused."""
+        if descriptor.size > LARGEST_CONFIG_BYTES:
+            raise RegistryError(f"blob {descriptor.digest.short} of {self._where} is too large for a config")
+        request = self._blob_request("GET", descriptor)
+        answer = await self._ask(request, most=descriptor.size + 1)
+        match answer:
+            case Response(status=404):
+                return None
+            case Response(status=200, body=content) if Digest.of(content) == descriptor.digest:
+                return content
+            case Response(status=200):
+                raise RegistryError(f"{request.subject}: its content is not what its digest says")
+            case _:
+                raise refusal_error(request, answer, self._profile)
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """HEAD."""
+        request = self._blob_request("HEAD", descriptor)
+        match answer := await self._ask(request):
+            case Response(status=200):
+                return True
+            case Response(status=404):
+                return False
+            case _:
+                raise refusal_error(request, answer, self._profile)
+
+    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
+        """Drive the upload machine. On cancellation the open session is ended, within a second."""
+        upload = BlobUpload(
+            self._name, descriptor, body, profile=self._profile, ask=self._how_to_ask(expected), where=self._where
+        )
+        try:
+            how = await self._drive(upload)
+        except RegistryError as error:
+            self._note_denied(str(descriptor.digest), error)
+            raise
+        except BaseException:
+            with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
+                await self._cancel(upload)
+            raise
+        self._wrote = True
+        return how
+
+    async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
+        """PUT at the tag; repeatable, since the same bytes at the same tag are the same manifest."""
+        request = Request(
+            "PUT",
+            f"/v2/{self._name}/manifests/{tag}",
+            f"push manifest {tag} to {self._where}",
+            {"content-type": media_type},
+            content,
+        )
+        answer = await self._ask(request)
+        if not isinstance(answer, Response) or answer.status not in {200, 201, 202, 204}:
+            error = refusal_error(request, answer, self._profile)
+            self._note_denied(tag, error)
+            raise error
+        self._wrote = True
+
+    async def tags(self) -> AsyncIterator[Tag]:
+        """Every tag, page by page (distribution-spec, "Listing Tags")."""
+        url = f"/v2/{self._name}/tags/list?n=1000"
+        for _ in range(_TAG_PAGES):
+            request = Request("GET", url, f"list the tags of {self._where}")
+            answer = await self._ask(request, most=_LARGEST_TAG_PAGE_BYTES)
+            if isinstance(answer, Response) and answer.status == 404:
+                return
+            if not isinstance(answer, Response) or answer.status != 200:
+                raise refusal_error(request, answer, self._profile)
+            for tag in _tags_of(answer) or ():
+                yield tag
+            following = _NEXT_PAGE.search(answer.header("link"))
+            if following is None:
+                return
+            parts = urlsplit(following[1])
+            url = parts.path + (f"?{parts.query}" if parts.query else "")
+        raise RegistryError(f"list the tags of {self._where}: more than {_TAG_PAGES} pages")
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._transport.__aexit__(None, None, None)
+
+    # -- uploads
+
+    def _how_to_ask(self, expected: bool) -> Ask:
+        if not expected:
+            return "nothing"
+        return "mount" if self._mounts else "head"
+
+    async def _drive(self, upload: BlobUpload) -> How:
+        step = upload.begin()
+        backoff = self._settings.retry
+        while True:
+            tries = upload.tries
+            following = upload.receive(await self._ask(step))
+            if upload.mount_refused:
+                self._mounts = False
+            if not isinstance(following, Request):
+                return following
+            if upload.tries > tries:
+                self.retries += 1
+                await self._timing.sleep(min(backoff.longest_wait, backoff.first_wait * 2 ** (tries - 1)))
+            step = following
+
+    async def _cancel(self, upload: BlobUpload) -> None:
+        if (request := upload.cancel()) is not None:
+            await self._once(request, await self._authorizer.authorization(), _LARGEST_ERROR_BYTES)
+
+    # -- requests
+
+    def _manifest_request(self, method: str, reference: Tag | Digest) -> Request:
+        url = f"/v2/{self._name}/manifests/{quote(str(reference), safe=':')}"
+        name = reference.short if isinstance(reference, Digest) else reference
+        verb = "ask for" if method == "HEAD" else "read"
+        accept = {"accept": ", ".join(MANIFESTS)}
+        return Request(method, url, f"{verb} manifest {name} of {self._where}", accept)  # type: ignore[arg-type]
+
+    def _blob_request(self, method: str, descriptor: Descriptor) -> Request:
+        verb = "ask for" if method == "HEAD" else "read"
+        subject = f"{verb} blob {descriptor.digest.short} of {self._where}"
+        return Request(method, f"/v2/{self._name}/blobs/{descriptor.digest}", subject)  # type: ignore[arg-type]
+
+    async def _ask(self, request: Request, *, most: int = _LARGEST_ERROR_BYTES) -> Answer:
+        """Send under the retry policy, logging in where that is asked for."""
+
+        async def once(request: Request) -> Answer:
+            for _ in range(_LOGINS_PER_REQUEST):
+                authorization = await self._authorizer.authorization()
+                answer = await self._once(request, authorization, most)
+                if not isinstance(answer, Response) or answer.status != 401:
+                    break
+                if not await self._authorizer.refused(answer, authorization):
+                    break
+            return answer
+
+        answer = await self._retrying.send(request, once)
+        self.retries += answer.attempts - 1
+        return answer
+
+    async def _ask_with(self, request: Request, authorization: str) -> Answer:
+        """Send a login request, with an authorization that is known already."""
+
+        async def once(request: Request) -> Answer:
+            return await self._once(request, authorization, _LARGEST_ERROR_BYTES)
+
+        return await self._retrying.send(request, once)
+
+    async def _once(self, request: Request, authorization: str, most: int) -> Answer:
+        """One request, at the host's pace; without a connection, as many as it takes for the run to give up."""
+        while True:
+            async with self._pace.visit(request.size) as visit:
+                self.requests += 1
+                answer = await self._transport.exchange(request, authorization, most=most)
+                if isinstance(answer, Response):
+                    self._contact_at = self._timing.monotonic()
+                    if answer.status >= 400:
+                        refusal = read_refusal(answer, self._profile, self._timing.wall())
+                        if refusal.throttled:
+                            visit.push_back(refusal.retry_after, limits_rate=answer.status != 503)
+            if not isinstance(answer, Lost) or answer.connected:
+                return answer
+            self._give_up_when_unreachable(answer)
+            await self._timing.sleep(self._settings.retry.first_wait)
+
+    def _give_up_when_unreachable(self, answer: Lost) -> None:
+        silent = self._timing.monotonic() - self._contact_at
+        if silent >= self._settings.no_connection_seconds:
+            raise UnusableError(
+                f"no connection to {self._where} for {silent:.0f} s: {answer.reason}; is the registry up, and the "
+                "address right?"
+            )
+
+    def _note_denied(self, subject: str, error: RegistryError) -> None:
+        """Eight different writes denied, and none done: this account may not write here at all (rule 14)."""
+        if error.status not in {401, 403} or self._wrote:
+            return
+        self._denied.add(subject)
+        if len(self._denied) >= _DENIED_WRITES:
+            raise UnusableError(
+                f"{len(self._denied)} writes were denied and none was done; the last: {error}"
+            ) from error
+
+
+def _tags_of(answer: Response) -> list[Tag] | None:
+    """The tags of one page; None when the answer is no list of tags."""
+    try:
+        document = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    tags = document.get("tags") if isinstance(document, dict) else None
+    if tags is None and isinstance(document, dict) and "tags" in document:
+        return []
+    if not isinstance(tags, list):
+        return None
+    return [Tag(tag) for tag in tags if isinstance(tag, str)]

@@ -1,0 +1,143 @@
+"""Who we are to a registry: the environment, then Docker's `config.json` and its credential helpers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from uploader.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HELPER_SECONDS = 30.0
+_LARGEST_CONFIG_BYTES = 1024 * 1024
+_DOCKER_HUB = ("https://index.docker.io/v1/", "docker.io", "index.docker.io", "registry-1.docker.io")
+_IDENTITY_USER = "<token>"  # how a credential helper says that the secret is an identity token
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a password, or an identity (refresh) token. Never shown by repr."""
+
+    user: str
+    password: str = field(repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of a Basic Authorization header (RFC 7617)."""
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+async def find_credentials(host: str, environment: Mapping[str, str]) -> Credentials | None:
+    """The credentials for `host[:port]`: UPLOADER_USERNAME and UPLOADER_PASSWORD, else those Docker would use.
+
+    Raises InputError when what is configured cannot be read.
+    """
+    user = _setting(environment, "UPLOADER_USERNAME")
+    password = _setting(environment, "UPLOADER_PASSWORD")
+    if user is not None and password is not None:
+        return Credentials(user, password)
+    if user is not None or password is not None:
+        raise InputError("UPLOADER_USERNAME and UPLOADER_PASSWORD go together: only one of them is set")
+    return await _from_docker(host, environment)
+
+
+def _setting(environment: Mapping[str, str], name: str) -> str | None:
+    """The variable, or the content of the file that NAME_FILE names."""
+    if (value := environment.get(name)) is not None:
+        return value
+    if (path := environment.get(f"{name}_FILE")) is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}_FILE: cannot read {path}: {_reason(error)}") from error
+
+
+async def _from_docker(host: str, environment: Mapping[str, str]) -> Credentials | None:
+    folder = environment.get("DOCKER_CONFIG") or str(Path(environment.get("HOME", "/")) / ".docker")
+    path = Path(folder) / "config.json"
+    config = _read_config(path)
+    names = _DOCKER_HUB if host in _DOCKER_HUB else (host, f"https://{host}", f"http://{host}", f"https://{host}/v2/")
+    helpers = _mapping(config.get("credHelpers"))
+    if helper := next((helpers[name] for name in names if name in helpers), config.get("credsStore")):
+        for name in names[:2]:
+            if (found := await _ask_helper(str(helper), name, environment)) is not None:
+                return found
+    entries = _mapping(config.get("auths"))
+    for name in names:
+        if (entry := entries.get(name)) is not None and (found := _from_entry(path, name, _mapping(entry))):
+            return found
+    return None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot read the registry logins in {path}: {_reason(error)}") from error
+    try:
+        config = json.loads(text if len(text) <= _LARGEST_CONFIG_BYTES else b"")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the registry logins in {path} are not JSON: mend or move the file") from error
+    return _mapping(config)
+
+
+def _from_entry(path: Path, name: str, entry: dict[str, Any]) -> Credentials | None:
+    token = entry.get("identitytoken")
+    try:
+        decoded = base64.b64decode(str(entry.get("auth") or ""), validate=True).decode().rstrip("\0")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise InputError(f"the login for {name} in {path} is not base64: log in again") from error
+    user, _, password = decoded.partition(":")
+    user = user or str(entry.get("username") or "")
+    password = password or str(entry.get("password") or "")
+    if isinstance(token, str) and token:
+        return Credentials(user, "", token)
+    return Credentials(user, password) if user else None
+
+
+async def _ask_helper(helper: str, name: str, environment: Mapping[str, str]) -> Credentials | None:
+    """The docker credential helper protocol: the server's name on standard input, JSON on standard output."""
+    if os.sep in helper or not helper.isprintable():
+        raise InputError(f"the credential helper {helper[:50]!r} in Docker's config.json is not a plain name")
+    program = f"docker-credential-{helper}"
+    try:
+        with anyio.fail_after(_HELPER_SECONDS):
+            done = await anyio.run_process([program, "get"], input=name.encode(), check=False, env=dict(environment))
+    except OSError as error:
+        raise InputError(f"the credential helper {program} cannot be run: {_reason(error)}") from error
+    except TimeoutError as error:
+        raise InputError(f"the credential helper {program} gave no answer within {_HELPER_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        if b"credentials not found" in done.stdout + done.stderr:
+            return None
+        raise InputError(f"the credential helper {program} failed for {name} with exit status {done.returncode}")
+    try:
+        answer = _mapping(json.loads(done.stdout))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the credential helper {program} did not answer with JSON") from error
+    user, secret = str(answer.get("Username") or ""), str(answer.get("Secret") or "")
+    if user == _IDENTITY_USER:
+        return Credentials("", "", secret)
+    return Credentials(user, secret) if user else None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else type(error).__name__

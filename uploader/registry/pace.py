@@ -1,0 +1,203 @@
+"""How fast one host is spoken to: requests in flight, and requests per second.
+
+`PaceRules` decides, from what was answered and a clock that it is handed. In flight grows by one after a window (as
+many answers as may be in flight) without pushback, and halves when the host pushes back; it is halved once for all
+the requests that were in flight together. A window alone cannot hold a limit of requests per second, since one request
+in flight on a fast network is already hundreds a second: so the first pushback also sets a ceiling at nine tenths of
+the rate that was just accepted, which is then probed upwards by a twentieth every 20 s.
+
+`Pace` waits: a request enters, and leaves with what came back. A wait that the host asked for holds everybody back.
+Requests with a small body go first, and large bodies leave two places for them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from uploader.model.events import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from uploader.model.events import Emit
+    from uploader.registry.timing import Timing
+
+_FIRST_IN_FLIGHT = 16
+_KEPT_FOR_SMALL = 2
+_SMALL_BYTES = 1024 * 1024
+_RATE_WINDOW_SECONDS = 5.0
+_CEILING_SHARE = 0.9
+_PROBE_SECONDS = 20.0
+_PROBE_GROWTH = 1.05
+_SMALLEST_RATE = 0.5
+_BURST_SECONDS = 0.1
+_SAID_FROM_SECONDS = 1.0
+
+
+class PaceRules:
+    """Mutable: the window, the ceiling, the recent accepts, and until when the host is left alone."""
+
+    def __init__(self, most_in_flight: int, now: float) -> None:
+        self._most = most_in_flight
+        self.in_flight_limit = min(most_in_flight, _FIRST_IN_FLIGHT)
+        self.rate: float | None = None
+        self.held_until = now
+        self._good = 0
+        self._halved_at = -1.0
+        self._accepted: deque[float] = deque()
+        self._credit = 0.0
+        self._credit_at = now
+        self._probed_at = now
+
+    def wait_before(self, now: float) -> float:
+        """Seconds until the next request may go out, apart from the places in flight."""
+        wait = max(0.0, self.held_until - now)
+        if self.rate is not None:
+            self._earn(now, self.rate)
+            if self._credit < 1.0:
+                wait = max(wait, (1.0 - self._credit) / self.rate)
+        return wait
+
+    def went_out(self) -> None:
+        """A request was sent."""
+        if self.rate is not None:
+            self._credit -= 1.0
+
+    def accepted(self, now: float) -> None:
+        """The host answered without pushing back."""
+        self._accepted.append(now)
+        while self._accepted and self._accepted[0] < now - _RATE_WINDOW_SECONDS:
+            self._accepted.popleft()
+        self._good += 1
+        if self._good >= self.in_flight_limit:
+            self._good = 0
+            self.in_flight_limit = min(self.in_flight_limit + 1, self._most)
+        if self.rate is not None and now - self._probed_at >= _PROBE_SECONDS:
+            self.rate *= _PROBE_GROWTH
+            self._probed_at = now
+
+    def pushed_back(self, sent_at: float, now: float, retry_after: float | None, *, limits_rate: bool) -> None:
+        """The host refused a request that was sent at `sent_at`; `limits_rate`: because of too many of them."""
+        if retry_after:
+            self.held_until = max(self.held_until, now + retry_after)
+        if sent_at <= self._halved_at:
+            return  # sent before we slowed down: the same pushback
+        self._halved_at = now
+        self._good = 0
+        self.in_flight_limit = max(1, self.in_flight_limit // 2)
+        if limits_rate:
+            self.rate = self._ceiling(now)
+            self._credit, self._credit_at, self._probed_at = 0.0, self.held_until, now
+
+    def _ceiling(self, now: float) -> float:
+        """Nine tenths of what was accepted lately, or of the ceiling that turned out too high."""
+        recent = [at for at in self._accepted if at >= now - _RATE_WINDOW_SECONDS]
+        span = max(now - recent[0], 1.0) if recent else 1.0
+        seen = len(recent) / span
+        limit = min(seen, self.rate) if self.rate is not None else seen
+        return max(limit * _CEILING_SHARE, _SMALLEST_RATE)
+
+    def _earn(self, now: float, rate: float) -> None:
+        burst = max(1.0, rate * _BURST_SECONDS)
+        self._credit = min(burst, self._credit + max(0.0, now - self._credit_at) * rate)
+        self._credit_at = max(now, self._credit_at)
+
+
+class Visit:
+    """One request's stay at the host. Mutable: how it went."""
+
+    def __init__(self, sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.pushed_back = False
+        self.retry_after: float | None = None
+        self.limits_rate = False
+
+    def push_back(self, retry_after: float | None, *, limits_rate: bool) -> None:
+        """Say that the host refused this one for its number."""
+        self.pushed_back, self.retry_after, self.limits_rate = True, retry_after, limits_rate
+
+
+class Pace:
+    """The queue before one host. Mutable: who is inside, and who waits."""
+
+    def __init__(self, host: str, most_in_flight: int, *, timing: Timing, emit: Emit) -> None:
+        self.rules = PaceRules(most_in_flight, timing.monotonic())
+        self._host = host
+        self._clock = timing.monotonic
+        self._sleep = timing.sleep
+        self._emit = emit
+        self._inside = 0
+        self._large_inside = 0
+        self._small: deque[anyio.Event] = deque()
+        self._large: deque[anyio.Event] = deque()
+        self._said_until = 0.0
+
+    @asynccontextmanager
+    async def visit(self, size: int) -> AsyncIterator[Visit]:
+        """Wait for a place, and hold it while a request with a body of `size` bytes is in flight."""
+        large = size > _SMALL_BYTES
+        await self._wait_for_place(large=large)
+        try:
+            while (wait := self.rules.wait_before(self._clock())) > 0:
+                await self._sleep(wait)
+            self.rules.went_out()
+            visit = Visit(self._clock())
+            yield visit
+            self._learn(visit)
+        finally:
+            self._inside -= 1
+            self._large_inside -= large
+            self._wake()
+
+    async def _wait_for_place(self, *, large: bool) -> None:
+        if not self._has_place(large=large):
+            queue = self._large if large else self._small
+            turn = anyio.Event()
+            queue.append(turn)
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn.is_set():
+                    self._give_back(large=large)
+                else:
+                    queue.remove(turn)
+                raise
+        else:
+            self._take(large=large)
+
+    def _has_place(self, *, large: bool) -> bool:
+        limit = self.rules.in_flight_limit
+        if self._inside >= limit:
+            return False
+        return not large or self._large_inside < max(1, limit - _KEPT_FOR_SMALL)
+
+    def _take(self, *, large: bool) -> None:
+        self._inside += 1
+        self._large_inside += large
+
+    def _give_back(self, *, large: bool) -> None:
+        self._inside -= 1
+        self._large_inside -= large
+        self._wake()
+
+    def _wake(self) -> None:
+        """Hand free places on: the place is taken for the one who is woken."""
+        for queue, large in ((self._small, False), (self._large, True)):
+            while queue and self._has_place(large=large):
+                self._take(large=large)
+                queue.popleft().set()
+
+    def _learn(self, visit: Visit) -> None:
+        now = self._clock()
+        if not visit.pushed_back:
+            self.rules.accepted(now)
+            return
+        self.rules.pushed_back(visit.sent_at, now, visit.retry_after, limits_rate=visit.limits_rate)
+        wait = visit.retry_after or 0.0
+        if wait >= _SAID_FROM_SECONDS and now + wait > self._said_until + _SAID_FROM_SECONDS:
+            self._said_until = now + wait
+            self._emit(Waiting(self._host, wait, "asks to wait"))

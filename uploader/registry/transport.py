@@ -1,0 +1,248 @@
+"""One request, one answer, over aiohttp: connections, bodies, time limits, redirects."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import anyio
+from aiohttp import payload
+from yarl import URL
+
+from uploader.errors import InputError, SourceError, UnusableError
+from uploader.oci.http import Answer, Lost, Request, Response, Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from aiohttp.abc import AbstractStreamWriter
+
+_PIECE_BYTES = 256 * 1024
+_REDIRECTS = 5
+_HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Time limits in seconds. `stall`: no byte moved; `answer`: after the body, plus a second per 10 MB of it."""
+
+    connect: float = 10.0
+    stall: float = 60.0
+    answer: float = 120.0
+
+
+class _Watch:
+    """Ends a request that makes no progress: its scope's deadline moves with every piece that goes out."""
+
+    def __init__(self, timeouts: Timeouts, size: int) -> None:
+        self._timeouts = timeouts
+        self._left = size
+        self._answer = timeouts.answer + size / 10e6
+        self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
+
+    def sent(self, count: int) -> None:
+        self._left -= count
+        limit = self._timeouts.stall if self._left > 0 else self._answer
+        self.scope.deadline = anyio.current_time() + limit
+
+
+class _SliceBody(payload.Payload):
+    """A request body that is read from its place in pieces, each handed on before the next is read."""
+
+    def __init__(self, piece: Slice, sent: Callable[[int], None]) -> None:
+        super().__init__(piece, content_type="application/octet-stream")
+        self._piece = piece
+        self._sent = sent
+        self._size = piece.length
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 (aiohttp's signature)
+        raise TypeError("a layer is not text")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        offset, end = self._piece.offset, self._piece.offset + self._piece.length
+        while offset < end:
+            content = self._piece.body.read(offset, min(_PIECE_BYTES, end - offset))
+            await writer.write(content)
+            await writer.drain()
+            offset += len(content)
+            self._sent(len(content))
+
+
+class Transport:
+    """Connections to one registry and to its token service. Mutable: the session, once it is open."""
+
+    def __init__(
+        self,
+        origin: str,
+        *,
+        connections: int,
+        user_agent: str,
+        timeouts: Timeouts,
+        ca_file: Path | None,
+        sent: Callable[[int], None],
+    ) -> None:
+        self.origin = origin
+        self._connections = connections
+        self._user_agent = user_agent
+        self._timeouts = timeouts
+        self._tls = _tls_context(ca_file)
+        self._sent = sent
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+            skip_auto_headers=_HEADERS_WE_SET,
+            headers={"User-Agent": self._user_agent},
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def exchange(self, request: Request, authorization: str, *, most: int) -> Answer:
+        """Send the request; `authorization` goes to the registry's own origin and nowhere else.
+
+        The answer's body is cut after `most` bytes. Raises SourceError when the request's body cannot be read any
+        more, and UnusableError when the registry's certificate is not trusted.
+        """
+        url = urljoin(self.origin, request.url)
+        for _ in range(_REDIRECTS):
+            answer = await self._once(request, url, authorization, most)
+            if not isinstance(answer, Response) or answer.status not in _REDIRECT_STATUS:
+                return answer
+            location = urljoin(url, answer.header("location"))
+            if not self._may_follow(request, answer, location):
+                return answer
+            url = location
+        return Lost(f"redirected more than {_REDIRECTS} times")
+
+    def _may_follow(self, request: Request, answer: Response, location: str) -> bool:
+        target = urlsplit(location)
+        secure = target.scheme == "https" or (target.scheme == "http" and self.origin.startswith("http:"))
+        return secure and (request.method in {"GET", "HEAD"} or answer.status in {307, 308})
+
+    async def _once(self, request: Request, url: str, authorization: str, most: int) -> Answer:
+        headers = dict(request.headers)
+        if authorization and origin_of(url) == self.origin:
+            headers["authorization"] = authorization
+        try:
+            return await self._send(request, url, headers, most)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnusableError(
+                f"the certificate of {error.host}:{error.port} is not trusted ({error.certificate_error.args[-1]}); "
+                "give the file of its authority with --ca-file"
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            return Lost(f"cannot connect to {error.host}:{error.port}: {_os_reason(error)}", connected=False)
+        except aiohttp.ConnectionTimeoutError:
+            return Lost(f"cannot connect within {self._timeouts.connect:g} s", connected=False)
+        except (aiohttp.ServerDisconnectedError, ConnectionError):
+            return Lost("the connection was closed before the answer")
+        except TimeoutError:
+            return Lost(f"no progress for {self._timeouts.stall:g} s, or no answer in time")
+        except (aiohttp.ClientError, ValueError) as error:
+            if (broken := _source_error(error)) is not None:
+                raise broken from None
+            return Lost(f"the connection broke ({_kind(error)})")
+
+    async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Response:
+        watch = _Watch(self._timeouts, request.size)
+
+        def sent(count: int) -> None:
+            watch.sent(count)
+            self._sent(count)
+
+        body: bytes | _SliceBody | None = None
+        match request.body:
+            case Slice() as piece:
+                body = _SliceBody(piece, sent)
+            case content if content or request.method in {"POST", "PUT", "PATCH"}:
+                body = content
+        with watch.scope:
+            async with self._session.request(
+                request.method,
+                URL(url, encoded=True),
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=_proxy_for(url),
+            ) as response:
+                content = await _read(response, most)
+            if isinstance(request.body, bytes) and request.body:
+                self._sent(len(request.body))
+            return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+        raise TimeoutError
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """At most `most` bytes; a longer body costs the connection, not the memory."""
+    if response.content_length == 0:
+        return b""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > most:
+            response.close()
+            break
+    return bytes(content[:most])
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name; never a login from a netrc file."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    if not proxies or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def origin_of(url: str) -> str:
+    """`scheme://host[:port]` of an absolute URL, without a default port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    port = ""
+    with suppress(ValueError):
+        port = "" if parts.port in {None, default} else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            raise InputError(f"--ca-file {ca_file}: {error.strerror or 'holds no certificate in PEM form'}") from error
+    return context
+
+
+def _os_reason(error: aiohttp.ClientConnectorError) -> str:
+    return error.strerror or _kind(error.os_error)
+
+
+def _source_error(error: BaseException | None) -> SourceError | None:
+    """The reason below, where it was the body that could not be read."""
+    while error is not None and not isinstance(error, SourceError):
+        error = error.__cause__
+    return error
+
+
+def _kind(error: BaseException) -> str:
+    """The kind of error alone: its text may hold URLs."""
+    return type(error).__name__
