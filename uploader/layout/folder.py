@@ -34,6 +34,7 @@ from anyio import from_thread, to_thread
 from uploader.errors import InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
+from uploader.model.outcome import Traffic
 from uploader.model.reference import Tag, parse_tag
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import OCI_INDEX, OCI_MANIFEST
@@ -73,6 +74,7 @@ class LayoutDestination:
         self._tags: dict[Tag, Descriptor] = {}
         self._unwritten: dict[Tag, Descriptor] = {}  # tags that index.json does not have yet
         self._next_writing = float("-inf")
+        self._bytes_written = 0
 
     async def __aenter__(self) -> Self:
         """Read what is there; raises InputError for what is no layout, UnusableError for a broken one."""
@@ -124,6 +126,8 @@ class LayoutDestination:
         Raises SourceError when the content is not what the descriptor says, RegistryError (`quota`) on a full disk.
         """
         how = await to_thread.run_sync(self._folder.store, descriptor, body, limiter=self._copies)
+        if how == "uploaded":
+            self._bytes_written += descriptor.size
         await self._write_index_if_due()
         return how
 
@@ -133,6 +137,10 @@ class LayoutDestination:
         await to_thread.run_sync(self._folder.store_bytes, descriptor.digest, content, limiter=self._small)
         self._tags[tag] = self._unwritten[tag] = descriptor
         await self._write_index_if_due()
+
+    def traffic(self) -> Traffic:
+        """The bytes written; a folder takes no requests."""
+        return Traffic(self._bytes_written)
 
     async def tags(self) -> AsyncIterator[Tag]:
         """Every tag, in order."""

@@ -77,3 +77,12 @@ class Tagged:
 
 
 ManifestOutcome = Tagged | Failed | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went to a destination: bytes of bodies, requests, and how many of them were repeats."""
+
+    bytes_sent: int = 0
+    requests: int = 0
+    retries: int = 0

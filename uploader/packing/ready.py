@@ -56,15 +56,24 @@ class FileBody:
         """Its length in bytes when it was opened."""
         return self._opened.st_size
 
+    @property
+    def status(self) -> os.stat_result:
+        """Its state when it was opened."""
+        return self._opened
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; raises SourceError when the file no longer has them."""
-        data = bytearray(length)
-        view = memoryview(data)
-        done = 0
-        while done < length:
-            done += self.read_into(view[done:], offset + done)
+        data = b""
+        while len(data) < length:
+            try:
+                part = os.pread(self._file.fileno(), length - len(data), offset + len(data))
+            except OSError as error:
+                raise _unreadable(self.name, error) from error
+            data = data + part if data else part
+            if not part:
+                raise self._too_short(offset + len(data))
         self.check_unchanged()
-        return bytes(data)
+        return data
 
     def read_into(self, place: memoryview, offset: int) -> int:
         """Fill `place`, or the first part of it; returns how many bytes, at least one."""
@@ -73,10 +82,7 @@ class FileBody:
         except OSError as error:
             raise _unreadable(self.name, error) from error
         if not count:
-            raise SourceError(
-                f"read {self.name!r}: it ends after {offset} bytes, {self.size} were there when it was opened; "
-                "it was changed meanwhile"
-            )
+            raise self._too_short(offset)
         return count
 
     def check_unchanged(self) -> None:
@@ -91,6 +97,12 @@ class FileBody:
         """Give the file back."""
         self._file.close()
 
+    def _too_short(self, end: int) -> SourceError:
+        return SourceError(
+            f"read {self.name!r}: it ends after {end} bytes, {self.size} were there when it was opened; "
+            "it was changed meanwhile"
+        )
+
 
 def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelled: IsCancelled = never) -> Layer:
     """What layer `file` is: its digest, size, media type and diff ID, found in one reading.
@@ -102,13 +114,13 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
     if blob.size not in {None, file.size}:
         raise SourceError(f"{file.name!r} has {file.size} bytes, expected {blob.size}: it is not the file meant")
     wants_diff_id = blob.diff_id is None or check_diff_id
-    compression = _sniff(file) if wants_diff_id or blob.media_type is None else None
+    compression = _sniff(file) if wants_diff_id or blob.media_type is None else "none"
     blob_hash = hashlib.new(_algorithm(blob.digest))
     tar_hash = blob_hash
     decode = None
     if wants_diff_id and (compression != "none" or _algorithm(blob.diff_id) != blob_hash.name):
         tar_hash = hashlib.new(_algorithm(blob.diff_id))
-        decode = decoder(compression or "none", tar_hash.update, file.name)
+        decode = decoder(compression, tar_hash.update, file.name)
     for chunk in _chunks(file, cancelled):
         blob_hash.update(chunk)
         if decode is not None:
@@ -121,7 +133,7 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
     if diff_id is None or check_diff_id:
         found = Digest(tar_hash.name, tar_hash.hexdigest())
         diff_id = _verified(f"the tar in {file.name!r} has diff ID", blob.diff_id, found)
-    media_type = blob.media_type or LAYER_TYPE[compression or "none"]
+    media_type = blob.media_type or LAYER_TYPE[compression]
     return Layer(Descriptor(media_type, digest, file.size), diff_id)
 
 

@@ -13,6 +13,7 @@ Names are UTF-8 whatever the locale; bytes that are not UTF-8 are carried as sur
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -32,9 +33,10 @@ Skip = Callable[[str, os.stat_result], bool]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _HINTS = {
-    FileNotFoundError: "it is missing, or vanished meanwhile",
-    PermissionError: "permission denied; run as a user who may read it",
-    NotADirectoryError: "it is not a folder",
+    errno.ENOENT: "it is missing, or vanished meanwhile",
+    errno.EACCES: "permission denied; run as a user who may read it",
+    errno.ENOTDIR: "it, or what leads to it, is not a folder",
+    errno.ELOOP: "it is, or was replaced by, a symbolic link that cannot be followed",
 }
 
 
@@ -42,17 +44,16 @@ class Entry(NamedTuple):
     """One entry of the layer. (A tuple: a tree has many, and a frozen dataclass takes three times as long to make.)
 
     `name` is its name in the tar, without a slash at either end; `path` is relative to the tree's root.
-    `target` is a symlink's text, or the name of the entry that a hard link repeats. `status` is what lstat said;
-    the folders above the tree have none.
+    `target` is a symlink's text, or the name of the entry that a hard link repeats. `status` is what lstat said.
     """
 
     name: str
     path: str
     kind: Kind
     mode: int
-    size: int = 0
-    target: str = ""
-    status: os.stat_result | None = None
+    size: int
+    target: str
+    status: os.stat_result
 
 
 class _Found(NamedTuple):
@@ -67,54 +68,73 @@ class _Listing(dict[str, "_Listing"]):
     """The wanted names of a folder, each with what is wanted below it."""
 
 
-def entries(tree: Tree, *, parents: bool = True, skip: Skip | None = None) -> Iterator[Entry]:
-    """Everything that a layer of `tree` holds, in order; raises SourceError for what cannot be read.
+def folders_above(tree: Tree) -> list[str]:
+    """The names, in the tar, of the folders that lead to the tree's own."""
+    name = name_of(tree)
+    return [name[:end] for end, character in enumerate(name) if character == "/"]
 
-    `parents` adds the folders that lead to `tree.at`. `skip` is asked with the path and status of each child, and
-    leaves out what it says yes to, a folder with all that is in it.
+
+def entries(tree: Tree, skip: Skip | None = None) -> Iterator[Entry]:
+    """The tree's folder and all that is in it, in order; raises SourceError for what cannot be read.
+
+    `skip` is asked with the path and status of each child, and leaves out what it says yes to, a folder with all that
+    is in it. At the root of the image, the tree's folder has no entry.
     """
-    base = base_name(tree)
     wanted = None if tree.files is None else _listing(tree.files, str(tree.root))
-    if parents:
-        for end in (index for index, character in enumerate(base) if character == "/"):
-            yield Entry(base[:end], "", "directory", 0o755)
-    yield from _walk(os.fsencode(tree.root), base, wanted, skip)
+    base = name_of(tree)
+    root = root_of(tree)
+    below = f"{base}/" if base else ""
+    first_names: dict[tuple[int, int], str] = {}  # of files with several names, by device and inode
+    pending = [("", _status(root), wanted)]
+    while pending:
+        path, status, wanted = pending.pop()
+        inner = f"{path}/" if path else ""
+        if base or path:
+            yield Entry(below + path if path else base, path, "directory", 0o755, 0, "", status)
+        leaves, folders = _sorted_children(native(root, path), inner, status, wanted, skip)
+        for found in leaves:
+            yield _leaf(below + inner + found.name, inner + found.name, found, first_names)
+        pending.extend(
+            (inner + found.name, found.status, None if wanted is None else wanted[found.name])
+            for found in reversed(folders)
+        )
 
 
-def fingerprint(tree: Tree, cancelled: IsCancelled = never) -> str:
-    """A hash that changes whenever the layer of `tree` might; made from lstat alone, without reading a file.
+def fingerprint(tree: Tree, cancelled: IsCancelled = never) -> tuple[str, int]:
+    """A hash that changes whenever the layer of `tree` might, and the latest change in it, in ns; lstat alone is asked.
 
-    Take it *before* packing: then a file that is changed in between gives another fingerprint next time.
+    Take it *before* packing: then a file that is changed in between gives another fingerprint next time. Folders count
+    by name only: a folder may be shared with files of other packages, which are not in the listing.
     """
     digest = hashlib.sha256()
     lines: list[str] = []
-    for entry in entries(tree, parents=False):
-        status = entry.status
-        if status is None:
-            continue
-        lines.append(
-            f"{entry.kind[0]}{entry.mode:o} {entry.size} {status.st_mtime_ns} {status.st_ctime_ns} "
-            f"{status.st_ino} {entry.name}\0{entry.target}\0"
-        )
-        if entry.kind == "directory":  # a batch: one small update per file would take as long as the rest
+    newest = 0
+    for name, _, kind, mode, size, target, status in entries(tree):
+        if kind == "directory":  # a batch: one small update per file would take as long as the rest
             stop_if(cancelled)
+            lines.append(f"{name}\0")
             digest.update("".join(lines).encode("utf-8", "surrogateescape"))
             lines.clear()
+        else:
+            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+            lines.append(
+                f"{kind} {mode} {size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {name}\0{target}\0"
+            )
     digest.update("".join(lines).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return digest.hexdigest(), newest
 
 
 def estimate(tree: Tree, cancelled: IsCancelled = never) -> int:
     """The bytes of the files in `tree`, before packing."""
     total = 0
-    for entry in entries(tree, parents=False):
+    for entry in entries(tree):
         total += entry.size
         if entry.kind == "directory":
             stop_if(cancelled)
     return total
 
 
-def base_name(tree: Tree) -> str:
+def name_of(tree: Tree) -> str:
     """`tree.at` as a name in a tar: `opt/software/zlib`; empty for the root of the image."""
     parts = [part for part in tree.at.split("/") if part not in {"", "."}]
     if ".." in parts or not _can_be_a_name(tree.at):
@@ -125,6 +145,14 @@ def base_name(tree: Tree) -> str:
     return "/".join(parts)
 
 
+def root_of(tree: Tree) -> bytes:
+    """`tree.root` as the system knows it."""
+    root = str(tree.root)
+    if not _can_be_a_name(root):
+        raise SourceError(f"read {root!r}: no file can have this name")
+    return os.fsencode(root)
+
+
 def native(root: bytes, path: str) -> bytes:
     """The path of an entry as the system knows it."""
     return root + b"/" + path.encode("utf-8", "surrogateescape") if path else root
@@ -132,30 +160,16 @@ def native(root: bytes, path: str) -> bytes:
 
 def unreadable(path: bytes, error: OSError) -> SourceError:
     """The error for a file or folder that the system did not let us read."""
-    reason = _HINTS.get(type(error)) or os.strerror(error.errno or 0)
+    code = error.errno or 0
+    reason = _HINTS.get(code) or os.strerror(code)
     return SourceError(f"read {os.fsdecode(path)!r}: {reason}")
 
 
-def _walk(root: bytes, base: str, wanted: _Listing | None, skip: Skip | None) -> Iterator[Entry]:
-    first_names: dict[tuple[int, int], str] = {}  # of files with several names, by device and inode
+def _status(root: bytes) -> os.stat_result:
     try:
-        status = os.stat(root)  # noqa: PTH116 (bytes: the name may not be text)
+        return os.stat(root)  # noqa: PTH116 (bytes: the name may not be text)
     except OSError as error:
         raise unreadable(root, error) from error
-    below = f"{base}/" if base else ""
-    pending = [("", status, wanted)]
-    while pending:
-        path, status, wanted = pending.pop()
-        inner = f"{path}/" if path else ""
-        if base or path:
-            yield Entry(below + path if path else base, path, "directory", 0o755, status=status)
-        leaves, folders = _sorted_children(native(root, path), inner, status, wanted, skip)
-        for found in leaves:
-            yield _leaf(below + inner + found.name, inner + found.name, found, first_names)
-        pending.extend(
-            (inner + found.name, found.status, None if wanted is None else wanted[found.name])
-            for found in reversed(folders)
-        )
 
 
 def _leaf(name: str, path: str, found: _Found, first_names: dict[tuple[int, int], str]) -> Entry:

@@ -12,6 +12,7 @@ import anyio
 
 from uploader.errors import RegistryError, UnusableError
 from uploader.model.digest import Digest
+from uploader.model.outcome import Traffic
 from uploader.model.reference import Tag
 from uploader.oci.blob_upload import Ask, BlobUpload
 from uploader.oci.http import Answer, Body, Lost, Request, Response
@@ -93,8 +94,8 @@ class RegistryClient:
         self._contact_at = timing.monotonic()
         self._denied: set[str] = set()
         self._wrote = False
-        self.requests = 0
-        self.retries = 0
+        self._requests = 0
+        self._retries = 0
 
     # -- the Destination protocol
 
@@ -195,6 +196,10 @@ class RegistryClient:
             raise error
         self._wrote = True
 
+    def traffic(self) -> Traffic:
+        """Counted since it was opened; the bytes are those of request bodies."""
+        return Traffic(self._transport.bytes_sent, self._requests, self._retries)
+
     async def tags(self) -> AsyncIterator[Tag]:
         """Every tag, page by page (distribution-spec, "Listing Tags")."""
         url = f"/v2/{self._name}/tags/list?n=1000"
@@ -239,7 +244,7 @@ class RegistryClient:
             if not isinstance(following, Request):
                 return following
             if upload.tries > tries:
-                self.retries += 1
+                self._retries += 1
                 await self._timing.sleep(min(backoff.longest_wait, backoff.first_wait * 2 ** (tries - 1)))
             step = following
 
@@ -275,7 +280,7 @@ class RegistryClient:
             return answer
 
         answer = await self._retrying.send(request, once)
-        self.retries += answer.attempts - 1
+        self._retries += answer.attempts - 1
         return answer
 
     async def _ask_with(self, request: Request, authorization: str) -> Answer:
@@ -290,7 +295,7 @@ class RegistryClient:
         """One request, at the host's pace; without a connection, as many as it takes for the run to give up."""
         while True:
             async with self._pace.visit(request.size) as visit:
-                self.requests += 1
+                self._requests += 1
                 answer = await self._transport.exchange(request, authorization, most=most)
                 if isinstance(answer, Response):
                     self._contact_at = self._timing.monotonic()

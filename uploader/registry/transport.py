@@ -94,7 +94,12 @@ class Transport:
         self._user_agent = user_agent
         self._timeouts = timeouts
         self._tls = _tls_context(ca_file)
-        self._sent = sent
+        self._report_sent = sent
+        self.bytes_sent = 0
+
+    def _sent(self, count: int) -> None:
+        self.bytes_sent += count
+        self._report_sent(count)
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=30)
@@ -150,7 +155,7 @@ class Transport:
             return Lost(f"cannot connect to {error.host}:{error.port}: {_os_reason(error)}", connected=False)
         except aiohttp.ConnectionTimeoutError:
             return Lost(f"cannot connect within {self._timeouts.connect:g} s", connected=False)
-        except (aiohttp.ServerDisconnectedError, ConnectionError):
+        except (_BrokenError, ConnectionError):
             return Lost("the connection was closed before the answer")
         except TimeoutError:
             return Lost(f"no progress for {self._timeouts.stall:g} s, or no answer in time")
@@ -180,12 +185,29 @@ class Transport:
                 headers=headers,
                 allow_redirects=False,
                 proxy=_proxy_for(url),
+                middlewares=(_send_once,),
             ) as response:
                 content = await _read(response, most)
             if isinstance(request.body, bytes) and request.body:
                 self._sent(len(request.body))
             return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
         raise TimeoutError
+
+
+class _BrokenError(Exception):
+    """The connection broke. Not one of aiohttp's errors, at which it would send some requests a second time."""
+
+
+async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp would repeat some requests by itself: that is the retry policy's business, and HEAD comes first."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if (broken := _source_error(error)) is not None:
+            raise broken from None
+        raise _BrokenError from error
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

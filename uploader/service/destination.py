@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.digest import Digest
-    from uploader.model.outcome import How
+    from uploader.model.outcome import How, Traffic
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
     from uploader.oci.manifest import StoredManifest
@@ -41,6 +41,9 @@ class Destination(Protocol):
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
         """Point the tag at this manifest, byte for byte."""
+
+    def traffic(self) -> Traffic:
+        """What went there so far."""
 
     def tags(self) -> AsyncIterator[Tag]:
         """Every tag of the repository."""

@@ -44,14 +44,16 @@ class GraphFile:
             return self._load()
 
     def _load(self) -> Loaded:
-        if self.path is None:
-            return self.read(sys.stdin.buffer, "standard input", Path())
-        name = str(self.path) if str(self.path).isprintable() else repr(str(self.path))
+        name = "standard input" if self.path is None else str(self.path)
+        name = name if name.isprintable() else repr(name)
         try:
+            if self.path is None:
+                return self.read(sys.stdin.buffer, name, Path())
             with self.path.open("rb") as stream:
                 return self.read(stream, name, self.path.parent)
         except OSError as error:
-            hint = "; for a folder write python:PREFIX or spack:ROOT" if self.path.is_dir() else ""
+            is_folder = isinstance(error, IsADirectoryError)
+            hint = "; for a folder write python:PREFIX or spack:ROOT" if is_folder else ""
             raise InputError(f"read graph file {name}: {error.strerror or error}{hint}") from error
 
     def read(self, stream: BinaryIO, name: str, folder: Path) -> Loaded:

@@ -126,10 +126,14 @@ class PackageEntry(_Entry):
     )
     dependencies: list[_Name] = Field([], description="a list of the ids that the package needs at run time")
     env: dict[_EnvName, _EnvValue] = Field(
-        {}, description="environment variables: names without '=', names and values texts without NUL"
+        {},
+        description="environment variables: names without '=', names and values texts without NUL",
+        json_schema_extra={"additionalProperties": False},
     )
     annotations: Annotated[dict[_Name, str], AfterValidator(_own_annotations)] = Field(
-        {}, description="annotations of the manifest: names are lines, values are texts"
+        {},
+        description="annotations of the manifest: names are lines, values are texts",
+        json_schema_extra={"additionalProperties": False},
     )
     config: Annotated[dict[str, Any], AfterValidator(_own_config_keys)] = Field(
         {}, description="an object with extra keys of the image config"

@@ -21,9 +21,10 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Refuse with this answer and do nothing. `retry_after`: seconds, or the header's text.
+    """Answer with this and do nothing. `retry_after`: seconds, or the header's text.
 
-    `read_body=False` answers at once and closes the connection, as a proxy does.
+    The body lists the error codes, each with the message, unless `body` gives another. With
+    `read_body=False` the answer comes before the request's body is read, and the connection ends.
     """
 
     status: int
@@ -31,6 +32,7 @@ class Answer:
     codes: tuple[str, ...] = ()
     message: str = "refused by a fault"
     headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    body: bytes | None = None
     read_body: bool = True
 
 
@@ -121,6 +123,10 @@ class Fault:
 
     Of these the first `skip` pass; then `times` are hit (None = all), each with the given chance.
     `match` is searched for in `REPOSITORY REFERENCE`. A request that is not let in (401) meets no fault.
+
+    Mind that HTTP libraries may send a request again by themselves when a connection breaks (aiohttp does,
+    once, for GET, HEAD, PUT and DELETE): with `times=1` their users then never see the fault. The registry's
+    record shows every one of them.
     """
 
     on: Kind | AbstractSet[Kind] | Literal["any"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from uploader.model.reference import Registry
 from uploader.testing.fake.decisions import Decisions
 from uploader.testing.fake.gate import Anonymous, Auth, Gate
 from uploader.testing.fake.limits import Limits
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
 
     from uploader.testing.fake.exchange import Kind
 
-_SHUTDOWN_SECONDS: Final = 0.05
+_SHUTDOWN_SECONDS: Final = 0.01
+"""What runs still (a stalled request) when the block ends is broken off after that."""
 
 
 class FakeRegistry:
@@ -39,6 +39,7 @@ class FakeRegistry:
         async with FakeRegistry(faults=[Fault(on="put-blob", times=2, then=Answer(503))]) as registry:
             ...  # talk to registry.host, then look at registry.repository("a/b") and registry.requests
 
+    `host` is `127.0.0.1:PORT`; `ca_file`, with `tls=True`, is the authority that vouches for it.
     It reads the distribution-spec strictly; `quirks` make it like a given registry, `faults` let it fail.
     The same `seed` gives the same chances, upload ids and tokens. `clock` (in seconds) is for the ends of
     tokens and the limit of requests per second. `keep_blobs=False` keeps only the sizes of large blobs.
@@ -83,7 +84,6 @@ class FakeRegistry:
             server = web.Server(self._server.handle, handler_cancellation=True, auto_decompress=False, access_log=None)
             runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
             stack.push_async_callback(runner.cleanup)
-            stack.callback(self._server.drop_connections)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
             self.host = f"127.0.0.1:{runner.addresses[0][1]}"
@@ -96,14 +96,9 @@ class FakeRegistry:
         await self._opened.aclose()
 
     @property
-    def registry(self) -> Registry:
-        """This registry as a value of the model."""
-        return Registry("https" if self._tls else "http", self.host)
-
-    @property
     def url(self) -> str:
         """Where it is: `http://127.0.0.1:PORT`."""
-        return self.registry.origin
+        return f"{'https' if self._tls else 'http'}://{self.host}"
 
     @property
     def requests(self) -> list[Recorded]:
@@ -134,12 +129,14 @@ class FakeRegistry:
         """End all tokens at once."""
         self._gate.revoke_tokens()
 
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for any condition, looked at whenever a request begins, brings bytes or ends."""
+        await self._log.wait_until(condition)
+
     async def wait_started(self, kind: Kind, count: int = 1) -> None:
         """Wait until so many requests of a kind have come in."""
-        await self._log.wait_until(lambda: len(self.requests_of(kind)) >= count)
+        await self.wait_until(lambda: len(self.requests_of(kind)) >= count)
 
     async def wait_ended(self, kind: Kind, count: int = 1) -> None:
         """Wait until so many requests of a kind have ended, answered or not."""
-        await self._log.wait_until(
-            lambda: sum(request.ended is not None for request in self.requests_of(kind)) >= count
-        )
+        await self.wait_until(lambda: sum(request.ended is not None for request in self.requests_of(kind)) >= count)

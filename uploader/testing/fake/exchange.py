@@ -152,7 +152,8 @@ def _named(call: Call) -> Call:
             return call
 
 
-def error(status: int, code: str, message: str, **headers: str) -> Reply:
+def error(status: int, code: str | tuple[str, ...], message: str, **headers: str) -> Reply:
     """A refusal with the body that the spec describes ("Error Codes")."""
-    body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
+    codes = (code,) if isinstance(code, str) else code
+    body = json.dumps({"errors": [{"code": one, "message": message, "detail": None} for one in codes]}).encode()
     return Reply(status, {"content-type": "application/json"}, body).with_headers(**headers)

@@ -61,15 +61,19 @@ class RequestLog:
         ended = replace(self.requests[place], ended=self._next(), status=status, body_bytes=body_bytes)
         self.requests[place] = ended
 
+    def notice(self) -> None:
+        """Something has changed that a waiter may want to look at."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition on the requests, looked at whenever one begins or ends."""
+        """Wait for a condition, looked at whenever something has changed."""
         while not condition():
             await self._changed.wait()
 
     def _next(self) -> int:
         self._order += 1
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.notice()
         return self._order
 
 

@@ -37,9 +37,9 @@ class Quirks:
     """Off (ECR public): GET on an upload answers 404."""
     broken_body: Literal["kept", "session-lost"] = "kept"
     """What becomes of an upload whose connection broke within a body."""
-    stale_location: Literal["refused", "cancels"] = "refused"
-    """A write to an old location answers 404; with `cancels` (distribution 2.8) it also ends the upload,
-    even by GET."""
+    status_at_old_location: bool = True
+    """An upload can be asked for, and cancelled, at any location it had; off (distribution 2.8): only at
+    the newest, so that an upload whose last answer was lost cannot be resumed."""
 
     body_limit: int | None = None
     """Any larger request body answers 413, as a proxy would."""
@@ -70,7 +70,7 @@ DISTRIBUTION_2_8: Final = Quirks(
     location_state=True,
     checks_content_range=False,
     broken_body="session-lost",
-    stale_location="cancels",
+    status_at_old_location=False,
     missing_blob_status=400,
     many_tags=False,
     delete_tags=False,

@@ -28,7 +28,7 @@ from uploader.testing.faults import (
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from uploader.testing.fake.decisions import Decisions
     from uploader.testing.fake.gate import Gate
@@ -49,8 +49,9 @@ _CODES: Final = {
 class Incoming:
     """The body of one request, read at most once."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, notice: Callable[[], None]) -> None:
         self._request = request
+        self._notice = notice
         self.received = 0
 
     async def pieces(self, at_most: int | None = None) -> AsyncIterator[bytes]:
@@ -63,6 +64,7 @@ class Incoming:
                 return
             piece = piece if at_most is None else piece[: at_most - self.received]
             self.received += len(piece)
+            self._notice()
             yield piece
 
     async def skip(self, at_most: int | None = None) -> None:
@@ -90,7 +92,6 @@ class Server:
         self._faults = faults
         self._log = log
         self._latency_seconds = latency_seconds
-        self._connections: set[asyncio.Transport] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. It is on record as ended before the client can see the answer."""
@@ -104,25 +105,19 @@ class Server:
         )
         place = self._log.begin(call)
         self._decisions.storage.requests_seen += 1
-        body = Incoming(request)
+        body = Incoming(request, self._log.notice)
         reply: Reply | None = None
-        transport = cast("asyncio.Transport", request.transport)
-        self._connections.add(transport)
+        transport = request.transport
+        assert transport is not None, "handler_cancellation ends the handlers of lost connections"
         try:
             reply = await self._answer(call, body)
         finally:
-            self._connections.discard(transport)
             self._log.end(place, reply.status if reply else None, body.received)
         if reply is None:
             _break(transport)
             await anyio.sleep_forever()  # until aiohttp sees the loss of the connection and cancels us
             raise AssertionError
         return await _send(request, reply)
-
-    def drop_connections(self) -> None:
-        """Break the connection of every request that is still running."""
-        for transport in list(self._connections):
-            transport.abort()
 
     async def _answer(self, call: Call, body: Incoming) -> Reply | None:
         """The answer; None = break the connection."""
@@ -217,10 +212,13 @@ class Server:
 
 def _refusal(answer: Answer) -> Reply:
     codes = answer.codes or (_CODES.get(answer.status, "UNKNOWN"),)
-    reply = error(answer.status, codes[0], answer.message)
+    reply = error(answer.status, codes, answer.message)
     if answer.retry_after is not None:
         reply = reply.with_headers(retry_after=str(answer.retry_after))
-    return Reply(reply.status, {**reply.headers, **answer.headers}, reply.body)
+    if answer.body is not None:
+        reply = Reply(reply.status, {**reply.headers, "content-type": "text/plain"}, answer.body)
+    named = {name.lower(): value for name, value in answer.headers.items()}
+    return Reply(reply.status, {**reply.headers, **named}, reply.body)
 
 
 def _break(transport: asyncio.Transport) -> None:

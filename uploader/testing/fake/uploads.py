@@ -83,8 +83,6 @@ class Uploads:
         session = self._find(call)
         if session is None or not self._quirks.has_status:
             return self._unknown(call)
-        if self._quirks.stale_location == "cancels" and self._writable(call) is None:
-            return self._unknown(call)
         return self._progress(call, session, 204, location=self._location(call, session))
 
     def cancel(self, call: Call) -> Decision:
@@ -99,17 +97,16 @@ class Uploads:
         return reply or self._unknown(call)
 
     def _find(self, call: Call) -> Session | None:
+        """The upload, if the request came to one of its locations that count."""
+        if not self._quirks.status_at_old_location:
+            return self._writable(call)
         session = self._storage.repository(call.repository).sessions.get(_session_id(call))
         return session if session is not None and _key(call) in session.keys else None
 
     def _writable(self, call: Call) -> Session | None:
         """The upload, if the request came to its newest location."""
-        session = self._find(call)
-        if session is None or _key(call) == session.keys[-1]:
-            return session
-        if self._quirks.stale_location == "cancels":
-            self.lose(call)
-        return None
+        session = self._storage.repository(call.repository).sessions.get(_session_id(call))
+        return session if session is not None and _key(call) == session.keys[-1] else None
 
     def _into(self, call: Call, session: Session, finish: partial[Reply]) -> Intake:
         writer = session.take_over()

@@ -1,0 +1,21 @@
+"""The program's entry: `uploader`, and `python -m uploader`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line. The version is told before anything is imported."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from uploader import __version__  # noqa: PLC0415
+
+        print(f"uploader {__version__}")
+        return
+    from uploader.cli.main import cli  # noqa: PLC0415
+
+    cli(prog_name="uploader")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""From a package to its layer: what the record remembers, what must be read, what must be packed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+from uploader.errors import SourceError
+from uploader.model.package import Blob, Package, Tree
+from uploader.packing.pack import pack
+from uploader.packing.ready import FileBody, measure
+from uploader.packing.tree import fingerprint
+from uploader.record import FileState, Record, TreeKey, TreeState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from uploader.model.descriptor import Layer
+    from uploader.packing.codecs import Codec
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PackingRules:
+    """How trees are packed, where packed layers lie until they are sent, and how ready blobs are checked."""
+
+    codec: Codec
+    library: str
+    temp_dir: Path | None = None
+    check_diff_ids: bool = False
+
+
+class Contents:
+    """The layers of packages. Work that needs a processor runs in threads, no more than there are processors."""
+
+    def __init__(self, record: Record, rules: PackingRules, *, threads: int | None = None) -> None:
+        self._record = record
+        self._rules = rules
+        self._processors = anyio.CapacityLimiter(threads or os.cpu_count() or 1)
+
+    async def recall(self, package: Package) -> Layer | None:
+        """The layer of a tree that has not changed since it was packed last; the files are not read.
+
+        Raises SourceError when the tree cannot be walked.
+        """
+        match package.content:
+            case Tree() as tree if self._record.keeps:
+                return self._record.layer_of_tree(self._tree_key(tree), await self._tree_state(tree))
+            case _:
+                return None
+
+    @asynccontextmanager
+    async def open(self, package: Package) -> AsyncIterator[tuple[Layer, FileBody]]:
+        """The package's layer and its bytes, which are those that were hashed; raises SourceError."""
+        match package.content:
+            case Blob() as blob:
+                layer, body = await self._open_blob(blob)
+            case Tree() as tree:
+                layer, body = await self._pack(tree)
+            case None:
+                raise SourceError(f"package {package.id!r} has no content to push")
+        try:
+            yield layer, body
+        finally:
+            body.close()
+
+    async def _open_blob(self, blob: Blob) -> tuple[Layer, FileBody]:
+        measured = time.time_ns()
+        body = await anyio.to_thread.run_sync(FileBody.at, blob.path)
+        try:
+            state = FileState.of(body.status, measured)
+            known = None if self._rules.check_diff_ids else self._record.layer_of_file(blob.path, state)
+            if known is not None and _agrees(known, blob):
+                media_type = blob.media_type or known.descriptor.media_type
+                return replace(known, descriptor=replace(known.descriptor, media_type=media_type)), body
+            layer = await self._work(measure, body, blob, check_diff_id=self._rules.check_diff_ids)
+            self._record.remember_file(blob.path, state, layer)
+        except BaseException:
+            body.close()
+            raise
+        return layer, body
+
+    async def _pack(self, tree: Tree) -> tuple[Layer, FileBody]:
+        state = await self._tree_state(tree) if self._record.keeps else None
+        file = cast("BinaryIO", self._temporary_file())
+        try:
+            layer = await self._work(pack, tree, self._rules.codec, file)
+            if state is not None:
+                self._record.remember_tree(self._tree_key(tree), state, layer)
+            return layer, FileBody(file, f"the packed {tree.root}")
+        except BaseException:
+            file.close()
+            raise
+
+    def _temporary_file(self) -> object:
+        """Without a name, so that nothing is left behind whatever happens to this process."""
+        try:
+            return tempfile.TemporaryFile(prefix="uploader-", dir=self._rules.temp_dir)
+        except OSError as error:
+            folder = self._rules.temp_dir or tempfile.gettempdir()
+            raise SourceError(
+                f"make a temporary file in {folder}: {error.strerror}; choose another folder with --temp-dir",
+                stage="pack",
+            ) from error
+
+    async def _tree_state(self, tree: Tree) -> TreeState:
+        measured = time.time_ns()
+        text, newest_ns = await self._work(fingerprint, tree)
+        return TreeState(text, newest_ns, measured)
+
+    def _tree_key(self, tree: Tree) -> TreeKey:
+        codec = self._rules.codec
+        return TreeKey(str(tree.root), tree.at, codec.name, codec.level, self._rules.library)
+
+    async def _work(self, function: Callable[..., _T], *args: object, **options: object) -> _T:
+        """Run a function of `packing` in a thread, where it notices between two chunks that we were cancelled."""
+        work = partial(function, *args, **options, cancelled=_stop_if_host_is_cancelled)
+        return await anyio.to_thread.run_sync(work, limiter=self._processors)
+
+
+def _stop_if_host_is_cancelled() -> bool:
+    """Raises the cancellation itself inside the worker thread."""
+    anyio.from_thread.check_cancelled()
+    return False
+
+
+def _agrees(layer: Layer, blob: Blob) -> bool:
+    """Whether what we remember of the file is what the graph says of it; if not, reading it will tell."""
+    return blob.digest in {None, layer.descriptor.digest} and blob.size in {None, layer.descriptor.size}

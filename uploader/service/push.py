@@ -1,0 +1,279 @@
+"""One push to one repository: what the engine's two tasks mean there, with the fewest requests."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from uploader.errors import RegistryError, SourceError, UnusableError
+from uploader.model.descriptor import Descriptor, Layer
+from uploader.model.events import Sending
+from uploader.model.outcome import Done, How, Tagged
+from uploader.oci.image_config import image_config
+from uploader.oci.manifest import (
+    ID_ANNOTATION,
+    config_descriptor,
+    manifest_bytes,
+    missing_annotation,
+    parse_manifest,
+)
+from uploader.oci.media_types import OCI_MANIFEST
+from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
+from uploader.record import RecordedManifest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from uploader.graph.plan import Closure
+    from uploader.model.digest import Digest
+    from uploader.model.events import Emit
+    from uploader.model.package import Package, PackageId
+    from uploader.oci.http import Body
+    from uploader.record import Record
+    from uploader.service.contents import Contents
+    from uploader.service.destination import Destination
+
+_BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
+_MANIFEST_TRIES = 5
+_FIRST_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A package's manifest and config, ready to be sent."""
+
+    manifest: bytes
+    descriptor: Descriptor
+    config: bytes
+    config_descriptor: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A body that is held in memory (`oci.http.Body`)."""
+
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return len(self.content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`."""
+        return self.content[offset : offset + length]
+
+
+class _Upload:
+    """The one upload of a digest in this run; those who need it too wait for its end. Mutable: the outcome."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.how: How | None = None
+        self.error: RegistryError | UnusableError | None = None
+
+
+class RepositoryPusher:
+    """Pushes packages to a destination; fits the engine's `Pusher`.
+
+    Mutable: what was found at the tags, the uploads of this run by digest, and the manifests being written.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        where: str,
+        *,
+        contents: Contents,
+        record: Record,
+        emit: Emit,
+        created: str,
+        force: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        """`where` is the repository's name in the record; `created` goes into every config."""
+        self._destination = destination
+        self._where = where
+        self._contents = contents
+        self._record = record
+        self._emit = emit
+        self._created = created
+        self._force = force
+        self._sleep = sleep
+        self._empty = False
+        self._tagged: dict[PackageId, Digest] = {}
+        self._existing: dict[PackageId, Existing | None] = {}
+        self._uploads: dict[Digest, _Upload] = {}
+        self._owners: dict[Digest, Package] = {}
+        self._writing: dict[PackageId, Tagged] = {}
+
+    async def prepare(self) -> None:
+        """Learn whether the repository is empty: then no tag need be asked for. Also the first login."""
+        self._empty = await self._destination.is_empty()
+
+    # -- the engine's Pusher
+
+    async def push_layer(self, package: Package) -> Done:
+        """Find the layer, or send it: nothing is read that need not be, and nothing sent that is there."""
+        await self._look_up_tag(package)
+        recalled = await self._contents.recall(package)
+        if recalled is not None and (found := await self._find(package, recalled, ask=True)) is not None:
+            return Done(found, "present")
+        async with self._contents.open(package) as (layer, body):
+            if (found := await self._find(package, layer, ask=False)) is not None:
+                return Done(found, "present")
+            self._owners.setdefault(layer.descriptor.digest, package)
+            self._emit(Sending(package, layer.descriptor.size))
+            return Done(layer, await self._send_once(layer.descriptor, body))
+
+    async def push_manifest(self, package: Package, closure: Closure) -> Tagged:
+        """Point the tag at the package's manifest, unless something as good or better is there."""
+        image = self._image(package, closure)
+        tagged = self._tagged.pop(package.id, None)
+        if tagged is None and closure.missing and self._empty and not self._force:
+            # Somebody else may have filled the repository meanwhile, and with more than we could.
+            tagged = await self._destination.find_tag(package.tag)
+        if tagged == image.descriptor.digest and not self._force:
+            self._remember(package, closure, image)
+            return Tagged(image.descriptor, pushed=False, missing=closure.missing)
+        if tagged is not None and not self._force:
+            existing = await self._read_existing(package, tagged, closure.layers[-1])
+            match judge(existing, closure.layers, incomplete=bool(closure.missing)):
+                case Keep() if existing is not None:
+                    return Tagged(existing.descriptor, pushed=False, missing=existing.manifest.missing)
+                case Refuse(reason):
+                    raise RegistryError(f"push manifest {package.tag} to {self._where}: {reason}")
+                case _:
+                    pass
+        return await self._write(package, closure, image)
+
+    async def confirm_manifest(self, package: Package) -> Tagged | None:
+        """One HEAD tells whether a write that we no longer wait for took effect."""
+        writing = self._writing.get(package.id)
+        if writing is None:
+            return None
+        with suppress(RegistryError, UnusableError):
+            if await self._destination.find_tag(package.tag) == writing.manifest.digest:
+                return writing
+        return None
+
+    # -- layers
+
+    async def _look_up_tag(self, package: Package) -> None:
+        if self._empty or self._force:
+            return
+        digest = await self._destination.find_tag(package.tag)
+        if digest is not None:
+            self._tagged[package.id] = digest
+
+    async def _find(self, package: Package, layer: Layer, *, ask: bool) -> Layer | None:
+        """The layer as the repository has it: by the record, by the manifest at the tag, or, with `ask`, by HEAD."""
+        tagged = self._tagged.get(package.id)
+        if tagged is not None:
+            recorded = self._record.manifest(self._where, package.tag)
+            if recorded == RecordedManifest(tagged, layer.descriptor.digest):
+                return layer
+            existing = await self._read_existing(package, tagged, layer)
+            place = existing.same_layer(layer) if existing else None
+            if existing is not None and place is not None:
+                return Layer(existing.manifest.layers[place], layer.diff_id)
+        if ask and self._is_expected(layer.descriptor) and await self._destination.has_blob(layer.descriptor):
+            return layer
+        return None
+
+    def _is_expected(self, descriptor: Descriptor) -> bool:
+        """Whether the blob may well be there: asked about only then."""
+        return not self._empty or self._record.has_blob(self._where, descriptor.digest)
+
+    async def _read_existing(self, package: Package, tagged: Digest, layer: Layer) -> Existing | None:
+        """What the tag points at; its config only where the manifest alone does not tell."""
+        if package.id in self._existing:
+            return self._existing[package.id]
+        stored = await self._destination.read_manifest(tagged)
+        manifest = parse_manifest(stored) if stored else None
+        existing = None
+        if stored is not None and manifest is not None:
+            config: bytes | None = None
+            if ID_ANNOTATION not in manifest.annotations or layer.descriptor.digest not in manifest.layer_digests:
+                config = await self._destination.read_blob(manifest.config)
+            descriptor = Descriptor(manifest.media_type, stored.digest, len(stored.content))
+            existing = existing_manifest(descriptor, manifest, config or b"{}")
+        self._existing[package.id] = existing
+        return existing
+
+    async def _send_once(self, descriptor: Descriptor, body: Body) -> How:
+        """Send the blob, or wait for whoever in this run sends it already, and share the outcome.
+
+        A source that cannot be read is each package's own failure: then the next one tries with its own.
+        """
+        while (other := self._uploads.get(descriptor.digest)) is not None:
+            await other.ended.wait()
+            if other.error is not None:
+                raise other.error
+            if other.how is not None:
+                return other.how
+        upload = self._uploads[descriptor.digest] = _Upload()
+        try:
+            upload.how = await self._destination.push_blob(descriptor, body, expected=self._is_expected(descriptor))
+        except (RegistryError, UnusableError) as error:
+            upload.error = error
+            raise
+        except SourceError:
+            del self._uploads[descriptor.digest]
+            raise
+        finally:
+            upload.ended.set()
+        self._record.remember_blob(self._where, descriptor.digest)
+        return upload.how
+
+    # -- manifests
+
+    def _image(self, package: Package, closure: Closure) -> Image:
+        config = image_config(package, [layer.diff_id for layer in closure.layers], created=self._created)
+        described = config_descriptor(config)
+        annotations = {**package.annotations, ID_ANNOTATION: package.id, **missing_annotation(closure.missing)}
+        manifest = manifest_bytes(described, [layer.descriptor for layer in closure.layers], annotations)
+        return Image(manifest, _described(manifest), config, described)
+
+    async def _write(self, package: Package, closure: Closure, image: Image) -> Tagged:
+        """Config, then manifest. A registry that does not know a blob (yet) is asked, and given what it lacks."""
+        tagged = Tagged(image.descriptor, pushed=True, missing=closure.missing)
+        for tries_left in reversed(range(_MANIFEST_TRIES)):
+            await self._send_once(image.config_descriptor, Memory(image.config))
+            self._writing[package.id] = tagged
+            try:
+                await self._destination.push_manifest(package.tag, image.manifest, OCI_MANIFEST)
+                break
+            except RegistryError as error:
+                if not tries_left or _BLOB_UNKNOWN.isdisjoint(error.codes):
+                    raise
+            await self._sleep(_FIRST_WAIT_SECONDS * 2 ** (_MANIFEST_TRIES - 1 - tries_left))
+            await self._restore(closure, image)
+        del self._writing[package.id]
+        self._remember(package, closure, image)
+        return tagged
+
+    async def _restore(self, closure: Closure, image: Image) -> None:
+        """The registry says that a blob of this manifest is missing: trust no memory of it, ask, and send again."""
+        descriptors = [image.config_descriptor, *(layer.descriptor for layer in closure.layers)]
+        self._record.forget_blobs(self._where, [descriptor.digest for descriptor in descriptors])
+        for descriptor in descriptors:
+            if await self._destination.has_blob(descriptor):
+                continue
+            self._uploads.pop(descriptor.digest, None)
+            owner = self._owners.get(descriptor.digest)
+            if owner is not None:
+                async with self._contents.open(owner) as (layer, body):
+                    await self._send_once(layer.descriptor, body)
+
+    def _remember(self, package: Package, closure: Closure, image: Image) -> None:
+        own = closure.layers[-1].descriptor.digest
+        self._record.remember_manifest(self._where, package.tag, RecordedManifest(image.descriptor.digest, own))
+
+
+def _described(manifest: bytes) -> Descriptor:
+    described = config_descriptor(manifest)
+    return Descriptor(OCI_MANIFEST, described.digest, described.size)

@@ -1,0 +1,77 @@
+"""A destination in which nothing is written: what `uploader plan` pushes to."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from uploader.model.outcome import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from uploader.model.descriptor import Descriptor
+    from uploader.model.digest import Digest
+    from uploader.model.outcome import How
+    from uploader.model.reference import Tag
+    from uploader.oci.http import Body
+    from uploader.oci.manifest import StoredManifest
+    from uploader.service.destination import Destination
+
+
+class Rehearsal:
+    """Asks the real destination, and only counts what would be sent there. Mutable: the counts."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._bytes = 0
+        self._writes = 0
+
+    async def is_empty(self) -> bool:
+        """Asked."""
+        return await self._destination.is_empty()
+
+    async def find_tag(self, tag: Tag) -> Digest | None:
+        """Asked."""
+        return await self._destination.find_tag(tag)
+
+    async def read_manifest(self, reference: Tag | Digest) -> StoredManifest | None:
+        """Asked."""
+        return await self._destination.read_manifest(reference)
+
+    async def read_blob(self, descriptor: Descriptor) -> bytes | None:
+        """Asked."""
+        return await self._destination.read_blob(descriptor)
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Asked."""
+        return await self._destination.has_blob(descriptor)
+
+    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
+        """Asked about where it may be there; else counted, as an opening and a sending."""
+        if expected and await self._destination.has_blob(descriptor):
+            return "present"
+        self._writes += 2
+        self._bytes += descriptor.size
+        return "uploaded"
+
+    async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:  # noqa: ARG002
+        """Counted."""
+        self._writes += 1
+        self._bytes += len(content)
+
+    def traffic(self) -> Traffic:
+        """What a push would send, questions included."""
+        return Traffic(self._bytes, self._destination.traffic().requests + self._writes, 0)
+
+    def tags(self) -> AsyncIterator[Tag]:
+        """Asked."""
+        return self._destination.tags()
+
+
+@asynccontextmanager
+async def rehearsed(opened: AbstractAsyncContextManager[Destination]) -> AsyncIterator[Destination]:
+    """A destination that is opened as itself, and handed on as its rehearsal."""
+    async with opened as destination:
+        yield Rehearsal(destination)
