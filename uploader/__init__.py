@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uploader.version import __version__
+
 if TYPE_CHECKING:
     from uploader.api import push
     from uploader.service.options import PushOptions
     from uploader.service.report import Report
 
-__version__ = "0.1.0"
 __all__ = ["PushOptions", "Report", "__version__", "push"]
 
 _HOMES = {

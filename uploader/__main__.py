@@ -8,13 +8,13 @@ import sys
 def main() -> None:
     """Run the command line. The version is told before anything is imported."""
     if sys.argv[1:] in (["--version"], ["-V"]):
-        from uploader import __version__  # noqa: PLC0415
+        from uploader.version import __version__  # noqa: PLC0415
 
         print(f"uploader {__version__}")
         return
-    from uploader.cli.main import cli  # noqa: PLC0415
+    from uploader.cli.main import run  # noqa: PLC0415
 
-    cli(prog_name="uploader")
+    run()
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from uploader.service.batch import Task, run_push
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
 from uploader.sources.base import parse_source
-from uploader.sources.merge import merge
+from uploader.sources.merge import Merged, merge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uploader.model.events import Emit, Event
-    from uploader.model.package import PackageGraph, PackageId
+    from uploader.model.package import PackageId
     from uploader.service.report import Report
 
 
@@ -63,14 +63,14 @@ async def _run(
 ) -> Report:
     names = (sources,) if isinstance(sources, str) else tuple(sources)
     reference = parse_destination(to)
-    graph, selected, notes = await anyio.to_thread.run_sync(_load, names, options)
+    merged, selected = await anyio.to_thread.run_sync(_load, names, options)
     with wiring.open_record(options) as record:
         task = Task(
-            graph,
+            merged.graph,
             selected,
             where=str(reference),
             source=names,
-            notes=notes,
+            notes=merged.notes,
             jobs=options.jobs,
             created=wiring.created_at(options),
             force=options.force,
@@ -82,7 +82,8 @@ async def _run(
         return await run_push(task, opened, wiring.make_contents(options, record), record, emit=emit, stop=stop)
 
 
-def _load(names: tuple[str, ...], options: PushOptions) -> tuple[PackageGraph, frozenset[PackageId], tuple[str, ...]]:
-    graph, notes = merge([wiring.open_source(parse_source(name)).load() for name in names])
+def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:
+    merged = merge([wiring.open_source(parse_source(name)).load() for name in names])
+    merged.check_codec(options.codec)
     only = cast("tuple[Part, ...]", options.only)
-    return graph, select(graph, options.select, only, options.exclude), notes
+    return merged, select(merged.graph, options.select, only, options.exclude)

@@ -53,3 +53,14 @@ class RegistryError(UploaderError):
 
 class UnusableError(UploaderError):
     """The registry, or the daemon, cannot be used at all: the whole run ends (exit status 3)."""
+
+
+StoreProblem = Literal["unavailable", "full", "read-only", "corrupt", "schema", "unsuitable"]
+
+
+class JobStoreError(UploaderError):
+    """The job store cannot be used now; `problem` says whether that may pass by itself or needs somebody."""
+
+    def __init__(self, message: str, *, problem: StoreProblem) -> None:
+        super().__init__(message)
+        self.problem: StoreProblem = problem

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from uploader import __version__
 from uploader.errors import InputError
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
@@ -17,6 +16,7 @@ from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord, Record
 from uploader.service.contents import Contents, PackingRules
 from uploader.sources.base import GraphFileReference, PythonReference, SourceReference, SpackReference
+from uploader.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -2,14 +2,114 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from uploader.errors import InputError
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from uploader.model.descriptor import Layer
     from uploader.model.package import Package, PackageId
+
+
+class SeenEntry(Protocol):
+    """What an inspector wants to know of an entry of a layer (`packing.tree.Entry` fits)."""
+
+    @property
+    def name(self) -> str:
+        """In the tar."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the tree's root."""
+
+    @property
+    def kind(self) -> str:
+        """`directory`, `file`, `symlink` or `hardlink`."""
+
+    @property
+    def target(self) -> str:
+        """A symlink's text; of a hard link the name, in the tar, of the entry that it repeats."""
+
+    @property
+    def status(self) -> os.stat_result:
+        """What lstat said."""
+
+
+class AddedFile(Protocol):
+    """A regular file that an inspector puts behind a layer's entries (`packing.pack.Extra` has this shape)."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the tree's root."""
+
+    @property
+    def mode(self) -> int:
+        """Its permissions."""
+
+    @property
+    def content(self) -> bytes:
+        """All of it."""
+
+
+class LayerInspector(Protocol):
+    """Sees what goes into one layer while it is packed, and says how the layer ends.
+
+    `packing.pack.Inspector` says when each is called; sources and packing do not import each other, so the shape is
+    said twice.
+    """
+
+    def skip(self, path: str, status: os.stat_result, /) -> bool:
+        """Whether to leave this child out."""
+
+    def start(self, entry: SeenEntry, /) -> None:
+        """The next entry."""
+
+    def feed(self, chunk: memoryview, /) -> None:
+        """The next bytes of the regular file that was started."""
+
+    def trailer(self) -> Sequence[AddedFile]:
+        """The layer's last entries."""
+
+
+class Format(Protocol):
+    """What the layer and the config of one package need beyond a plain tree: another program will read them."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: `Spack`."""
+
+    @property
+    def library(self) -> str:
+        """What the layer's bytes depend on beside the tree and the codec; for the key of the local record."""
+
+    @property
+    def codecs(self) -> frozenset[str]:
+        """The names of the codecs that the reader can read."""
+
+    @property
+    def tag_proves_content(self) -> bool:
+        """Whether the tag holds the package's own hash, so that what is found there is this package."""
+
+    def inspector(self) -> LayerInspector:
+        """A new one, for one packing; it reads files. Raises SourceError where the package is damaged."""
+
+    def config(self, layer: Layer, /) -> Mapping[str, object]:
+        """Further keys of the image config, in order, given the package's own layer; it reads files, or SourceError."""
+
+
+def _none() -> Mapping[PackageId, frozenset[PackageId]]:
+    return MappingProxyType({})
+
+
+def _plain() -> Mapping[PackageId, Format]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +118,20 @@ class Loaded:
 
     `source` is what messages call it; `notes` are for the user: what was left out or changed on the way.
     The tags of `made_tags` were made up by the source, so `merge` may change them where they collide.
+    `formats` holds the packages that are not plain.
+
+    `roots` are what was asked for; None means those that nobody depends on. `companions` go along with a package
+    although it does not need them at run time (what it was built with): they are no layers of its image, but whoever
+    pushes its dependencies pushes them too.
     """
 
     source: str
     packages: tuple[Package, ...]
     notes: tuple[str, ...] = ()
     made_tags: frozenset[PackageId] = frozenset()
+    formats: Mapping[PackageId, Format] = field(default_factory=_plain)
+    roots: frozenset[PackageId] | None = None
+    companions: Mapping[PackageId, frozenset[PackageId]] = field(default_factory=_none)
 
 
 class Source(Protocol):

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from uploader.errors import InputError
 from uploader.model.package import Package, PackageGraph, distinct_tags
 from uploader.model.reference import with_short_hash
+from uploader.model.selection import default_roots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Set
 
     from uploader.model.package import PackageId
-    from uploader.sources.base import Loaded
+    from uploader.sources.base import Format, Loaded
 
 
-def merge(sources: Sequence[Loaded]) -> tuple[PackageGraph, tuple[str, ...]]:
-    """The packages of all sources as one graph, and the notes of all.
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One graph, and all that the sources said of it (`Loaded` says what each is); `roots` are settled."""
+
+    graph: PackageGraph
+    notes: tuple[str, ...]
+    roots: frozenset[PackageId]
+    companions: Mapping[PackageId, frozenset[PackageId]]
+    formats: Mapping[PackageId, Format]
+
+    def check_codec(self, name: str) -> None:
+        """Raises InputError where the readers of some packages cannot read what codec `name` writes."""
+        for format_ in self.formats.values():
+            if name not in format_.codecs:
+                readable = " or ".join(sorted(format_.codecs))
+                raise InputError(f"codec {name}: {format_.name} cannot read such layers; use {readable}")
+
+
+def merge(sources: Sequence[Loaded]) -> Merged:
+    """The packages of all sources as one graph.
 
     A package that several sources have must be the same in each. Raises InputError where it is not, and
     for what `PackageGraph` refuses.
@@ -37,7 +57,32 @@ def merge(sources: Sequence[Loaded]) -> tuple[PackageGraph, tuple[str, ...]]:
     if not packages:
         raise InputError("there is nothing to push: the sources hold no packages")
     notes = tuple(dict.fromkeys(note for loaded in sources for note in loaded.notes))
-    return PackageGraph(settle_tags(packages.values(), fixed)), notes
+    graph = PackageGraph(settle_tags(packages.values(), fixed))
+    return Merged(graph, notes, _roots(graph, sources), _companions(sources), _formats(sources))
+
+
+def _roots(graph: PackageGraph, sources: Sequence[Loaded]) -> frozenset[PackageId]:
+    """What each source was asked for; of those that do not say, what nobody in the whole graph depends on."""
+    on_top = default_roots(graph)
+    return frozenset().union(
+        *(on_top & {p.id for p in loaded.packages} if loaded.roots is None else loaded.roots for loaded in sources)
+    )
+
+
+def _companions(sources: Sequence[Loaded]) -> Mapping[PackageId, frozenset[PackageId]]:
+    companions: dict[PackageId, frozenset[PackageId]] = {}
+    for loaded in sources:
+        for key, along in loaded.companions.items():
+            companions[key] = companions.get(key, frozenset()) | along
+    return MappingProxyType(companions)
+
+
+def _formats(sources: Sequence[Loaded]) -> Mapping[PackageId, Format]:
+    """Equal packages have equal formats, save for options of the source: the first counts."""
+    formats: dict[PackageId, Format] = {}
+    for loaded in sources:
+        formats = {**loaded.formats, **formats}
+    return MappingProxyType(formats)
 
 
 def settle_tags(packages: Iterable[Package], fixed: Set[PackageId]) -> list[Package]:

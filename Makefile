@@ -1,0 +1,53 @@
+# Everything happens in .venv, with the dependencies pinned in requirements/. A second call needs no network.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+LOCKED := $(VENV)/.locked
+TESTED := $(VENV)/.locked-test
+WORKERS ?= 2
+
+.PHONY: setup run test check format lock clean
+
+setup: $(LOCKED) ## make .venv with the uploader command in it
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(LOCKED): requirements/run.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(TESTED): requirements/test.txt $(LOCKED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	touch $@
+
+run: setup ## push this very environment to an image layout folder, and show the report
+	mkdir -p run
+	$(BIN)/uploader push python:$(VENV) --to oci-layout:run/cache --report run/report.json
+	@echo "the report, run/report.json, begins:"
+	@head -n 24 run/report.json
+
+test: $(TESTED) ## all tests; parts that are not on the machine are skipped, with the reason
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(TESTED) ## linter, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(TESTED)
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+lock: ## pin the newest dependencies that fit; needs pip-tools
+	pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --allow-unsafe --strip-extras --no-header --upgrade --extra test -o requirements/test.txt pyproject.toml
+	pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --allow-unsafe --strip-extras --no-header --build-deps-for editable --constraint requirements/test.txt \
+	  -o requirements/run.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) run build dist *.egg-info

@@ -1,0 +1,76 @@
+"""The command `config`: what the settings are, and where each comes from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from uploader.cli.push import push
+from uploader.cli.running import fail
+from uploader.cli.settings import NOT_IN_FILE, read_config
+from uploader.errors import UploaderError
+
+_FILE = click.option(
+    "--config", type=click.Path(path_type=Path), envvar="UPLOADER_CONFIG", metavar="FILE", help="The TOML file."
+)
+
+
+@click.group(help="Show or check the settings: flags, UPLOADER_… variables, then the file of --config.")
+def config() -> None:
+    """Show or check."""
+
+
+@config.command(help="Print every setting, its value, and where that comes from. Passwords are never shown.")
+@_FILE
+def show(config: Path | None) -> None:
+    """Print `name = value  # origin`."""
+    settings = _settings()
+    try:
+        in_file = read_config(config, set(settings)) if config else {}
+    except UploaderError as error:
+        fail(error)
+    for name, (variable, default) in sorted(settings.items()):
+        if variable and variable in os.environ:
+            print(f"{name} = {os.environ[variable]!r}  # {variable}")
+        elif name in in_file:
+            print(f"{name} = {in_file[name]!r}  # {config}")
+        else:
+            print(f"{name} = {default!r}  # default")
+    for variable in ("UPLOADER_USERNAME", "UPLOADER_PASSWORD", "UPLOADER_USERNAME_FILE", "UPLOADER_PASSWORD_FILE"):
+        if variable in os.environ:
+            print(f"# {variable} is set")
+
+
+@config.command(help="Check the file of --config and the UPLOADER_… variables; exit 2 when something is wrong.")
+@_FILE
+def check(config: Path | None) -> None:
+    """Say what is wrong in one line, or that nothing is."""
+    try:
+        if config is not None:
+            read_config(config, set(_settings()))
+        arguments = ["SOURCE", "--to", "oci-layout:folder", *(["--config", str(config)] if config else [])]
+        push.make_context("push", arguments)
+    except click.ClickException as error:
+        fail(_as_input_error(error))
+    except UploaderError as error:
+        fail(error)
+    print("the settings are in order")
+
+
+def _as_input_error(error: click.ClickException) -> UploaderError:
+    from uploader.errors import InputError  # noqa: PLC0415
+
+    return InputError(error.format_message())
+
+
+def _settings() -> dict[str, tuple[str | None, object]]:
+    """Name → its variable and its default."""
+    found: dict[str, tuple[str | None, object]] = {}
+    for parameter in push.params:
+        name = max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
+        if name not in NOT_IN_FILE and isinstance(parameter, click.Option):
+            variable = parameter.envvar if isinstance(parameter.envvar, str) else None
+            found[name] = (variable, None if repr(parameter.default).startswith("Sentinel") else parameter.default)
+    return found

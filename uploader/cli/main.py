@@ -1,0 +1,64 @@
+"""The program's commands, each imported when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from uploader.cli.running import fail
+from uploader.errors import UploaderError
+
+_COMMANDS = {
+    "push": ("uploader.cli.push", "push", "Push the packages of sources to a repository, now."),
+    "plan": ("uploader.cli.push", "plan", "Say what a push would do; send nothing."),
+    "schema": ("uploader.cli.schema", "schema", "Print the JSON Schema of a format."),
+    "config": ("uploader.cli.config", "config", "Show or check the settings."),
+}
+
+_HELP = """Push graphs of packages to OCI registries: concurrent, best effort, with an honest report.
+
+\b
+A first push, from a graph file to a registry:
+  uploader push graph.json --to oci://ghcr.io/org/cache
+To a folder, without any registry:
+  uploader push graph.json --to oci-layout:cache
+An installed Python environment:
+  uploader push python:.venv --to oci-layout:cache
+
+\b
+Exit status: 0 all done; 1 some packages failed; 2 bad input, nothing sent;
+3 the registry could not be used; 130 and 143 interrupted.
+"""
+
+
+class _Commands(click.Group):
+    """Knows its commands by name, and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="uploader", message="uploader %(version)s")
+def cli() -> None:
+    """Run one of the commands."""
+
+
+def run() -> None:
+    """Run the command line; what is wrong with the input, wherever it is noticed, is said in one line."""
+    try:
+        cli(prog_name="uploader")
+    except UploaderError as error:
+        fail(error)

@@ -1,0 +1,177 @@
+"""The commands `push` and `plan`."""
+
+# ruff: noqa: E501  (the table of options)
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uploader.cli.running import exit_status, fail, run
+from uploader.cli.settings import Commas, Size, config_option, default_state, flatten, setting
+from uploader.errors import InputError, UploaderError
+
+if TYPE_CHECKING:
+    import anyio
+
+    from uploader.cli.progress import Style
+    from uploader.service.options import PushOptions
+    from uploader.service.report import Report
+
+_CODECS = ("gzip", "gzip-zlib", "zstd", "none")
+_Command = Callable[..., Any]
+
+_SOURCES = """
+\b
+SOURCE is one of, and may be repeated:
+  graph.json, graph.jsonl   a graph file (see `uploader schema graph`); - for standard input
+  python:PREFIX             the distributions installed in a Python environment
+\b
+DEST is one of:
+  oci://HOST[:PORT]/REPOSITORY    a registry, by https
+  oci+http://HOST/REPOSITORY      a registry, by plain http
+  oci-layout:PATH                 an OCI image layout folder; needs no server
+"""
+
+_PUSH_HELP = f"""Push the packages of SOURCE… to DEST: all layers in parallel, and each package's manifest as soon
+as its layers have settled. One failure stops nothing else; whatever is missing is reported.
+{_SOURCES}
+\b
+Exit status: 0 all done (gaps allowed unless --strict); 1 some packages failed; 2 bad input, nothing was
+sent; 3 the registry could not be used; 130 and 143 interrupted: the report is written then, too.
+"""
+
+_PLAN_HELP = f"""Say what `uploader push` would do with the same options: bytes, requests, what is there already.
+Nothing is sent; trees that the local record does not know are packed to find that out.
+{_SOURCES}"""
+
+_OPTIONS: list[Callable[[_Command], _Command]] = [
+    click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),
+    click.option("--to", required=True, metavar="DEST", envvar="UPLOADER_TO", help="Where to push."),
+    setting("--select", type=Commas(), multiple=True, metavar="ID_OR_NAME", help="Roots to push; repeat it, or separate by commas.  [default: the packages that nobody depends on]"),
+    setting("--only", type=Commas(), default="package,dependencies", show_default=True, metavar="PARTS", help="Of the roots, push `package`, `dependencies`, or both."),
+    setting("--exclude", type=Commas(), multiple=True, metavar="ID_OR_NAME", help="Leave packages out; their dependents go without them."),
+    setting("--force", is_flag=True, help="Ignore what tags, manifests and the local record say; blobs that are there are still not sent again."),
+    setting("--codec", type=click.Choice(_CODECS), default="gzip", show_default=True, help="How folders are packed: gzip is a fast encoder, gzip-zlib the classic one."),
+    setting("--level", type=int, help="The codec's level.  [default: the codec's own]"),
+    setting("--check-diff-ids", is_flag=True, help="Verify given diff_ids by decompressing."),
+    setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight; the real number adapts to the registry."),
+    setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, such as 20M."),
+    setting("--strict", is_flag=True, help="Any gap is a failure."),
+    setting("--report", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write the report as JSON; - is standard output."),
+    setting("--progress", type=click.Choice(("auto", "bar", "plain", "json", "none")), default="auto", show_default=True, help="How to show progress, on standard error."),
+    setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),
+    setting("--temp-dir", type=click.Path(path_type=Path), metavar="PATH", help="Where packed layers lie until they are sent: at most --jobs of them.  [default: $TMPDIR]"),
+    setting("--state", metavar="PATH|none", help="The local record of what was hashed and pushed.  [default: $XDG_STATE_HOME/uploader/record.db]"),
+    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login."),
+    click.option("--source-date-epoch", type=int, default=0, envvar="SOURCE_DATE_EPOCH", metavar="SECONDS", help="The `created` of every config, in seconds since 1970.  [default: 0]"),
+    config_option,
+]  # fmt: skip
+
+
+def _with_options(command: _Command) -> _Command:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(help=_PUSH_HELP)
+@_with_options
+def push(sources: tuple[str, ...], to: str, **given: Any) -> None:
+    """Push, and exit with the status that says how it went."""
+    _carry_out(_Call(sources, to, planned=False), given)
+
+
+@click.command(help=_PLAN_HELP)
+@_with_options
+def plan(sources: tuple[str, ...], to: str, **given: Any) -> None:
+    """Say what a push would do; exit 0, or 2 and 3 as push does."""
+    _carry_out(_Call(sources, to, planned=True), given)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    sources: tuple[str, ...]
+    to: str
+    planned: bool
+
+
+def _carry_out(call: _Call, given: dict[str, Any]) -> None:
+    report_file: Path | None = given.pop("report")
+    style: Style = given.pop("progress")
+    try:
+        _check_writable(report_file)
+        options = _push_options(given)
+        began = time.monotonic()
+        report, signal_number = run(_work(call, options, style))
+        _write_report(report, report_file)
+    except UploaderError as error:
+        fail(error)
+    from uploader.cli.summary import summary  # noqa: PLC0415
+
+    for line in summary(report, time.monotonic() - began, planned=call.planned):
+        print(line, file=sys.stderr)
+    if call.planned:
+        sys.exit(3 if report.error else 0)
+    sys.exit(exit_status(report, strict=options.strict, signal_number=signal_number))
+
+
+def _push_options(given: dict[str, Any]) -> PushOptions:
+    from uploader.service.options import PushOptions  # noqa: PLC0415
+
+    state = given.pop("state")
+    return PushOptions(
+        **{**given, "select": flatten(given["select"]), "exclude": flatten(given["exclude"])},
+        state=None if state == "none" else Path(state) if state else default_state(),
+    )
+
+
+def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Event], Awaitable[Report]]:
+    async def work(stop: anyio.Event) -> Report:
+        from uploader import api  # noqa: PLC0415
+        from uploader.cli.progress import default_stream, showing  # noqa: PLC0415
+
+        async with showing(style, default_stream()) as emit:
+            if call.planned:
+                return await api.plan(call.sources, call.to, options, emit=emit)
+            return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
+
+    return work
+
+
+def _check_writable(path: Path | None) -> None:
+    """A report that cannot be written is found out before the push, not after."""
+    if path is not None and str(path) != "-" and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
+
+
+def _write_report(report: Report, path: Path | None) -> None:
+    """Whole or not at all: a reader never sees half a report."""
+    if path is None:
+        return
+    if str(path) == "-":
+        print(report.to_json())
+        return
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(report.to_json() + "\n", encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+        ) as file:
+            file.write(report.to_json() + "\n")
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        print(report.to_json())
+        print(
+            f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output", file=sys.stderr
+        )

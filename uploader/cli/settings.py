@@ -1,0 +1,115 @@
+"""Settings: an option's value comes from its flag, else the environment, else the file of --config, else its default.
+
+Each option has one name everywhere: `--limit-rate`, `UPLOADER_LIMIT_RATE`, and `limit_rate` in the TOML file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uploader.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?)[bB]?(?:/s)?")
+_FACTOR = {"": 0, "k": 1, "m": 2, "g": 3}
+NOT_IN_FILE = frozenset({"sources", "to", "config", "help", "server"})
+
+
+def setting(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that is also a variable `UPLOADER_…` and a key of the configuration file."""
+    name = max(names, key=len).removeprefix("--").replace("-", "_")
+    attributes.setdefault("envvar", f"UPLOADER_{name.upper()}")
+    return click.option(*names, **attributes)
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --config: a TOML file whose keys become the defaults of the command's options."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        envvar="UPLOADER_CONFIG",
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        metavar="FILE",
+        help="Read settings from a TOML file; flags and UPLOADER_… variables come before it.",
+    )(command)
+
+
+def _load(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        known = {name: key for name, key in _keys(context.command).items() if name not in NOT_IN_FILE}
+        context.default_map = {known[name]: value for name, value in read_config(path, set(known)).items()}
+
+
+def _keys(command: click.Command) -> dict[str, str]:
+    """The name in the file of every parameter, and the parameter's own."""
+    return {
+        max(parameter.opts, key=len).removeprefix("--").replace("-", "_"): parameter.name
+        for parameter in command.params
+        if parameter.name
+    }
+
+
+def read_config(path: Path, known: set[str]) -> dict[str, Any]:
+    """The settings of a configuration file; raises InputError for one that is not TOML or has unknown keys."""
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration {path} is not TOML: {error}") from error
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+            raise InputError(f"the configuration {path} has an unknown key {name!r}{hint}")
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+class Commas(click.ParamType[tuple[str, ...]]):
+    """A list: words separated by commas."""
+
+    name = "LIST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
+        """Split; empty words are passed over."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, with an optional K, M or G (1000), Ki, Mi or Gi (1024)."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it; fails as click does."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a number of bytes, such as 500000, 20M or 8MiB", param, ctx)
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** _FACTOR[match[2].lower()])
+
+
+def flatten(lists: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """One list out of an option that may be repeated."""
+    return tuple(word for words in lists for word in words)
+
+
+def default_state() -> Path:
+    """Where the local record lies: $XDG_STATE_HOME/uploader/record.db."""
+    home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    return Path(home) / "uploader" / "record.db"
