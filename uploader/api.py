@@ -83,7 +83,14 @@ async def _run(
 
 
 def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:
-    merged = merge([wiring.open_source(parse_source(name)).load() for name in names])
+    merged = merge([wiring.open_source(parse_source(name), options).load() for name in names])
     merged.check_codec(options.codec)
-    only = cast("tuple[Part, ...]", options.only)
-    return merged, select(merged.graph, options.select, only, options.exclude)
+    selected = select(
+        merged.graph,
+        options.select,
+        cast("tuple[Part, ...]", options.only),
+        options.exclude,
+        default=merged.roots,
+        companions=merged.companions,
+    )
+    return merged, selected

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from uploader.errors import InputError
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
 from uploader.model.reference import LayoutFolder, Repository
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 _LIBRARIES = {"gzip": "isal", "zstd": "zstandard"}
 
 
-def open_source(reference: SourceReference) -> Source:
+def open_source(reference: SourceReference, options: PushOptions) -> Source:
     """The source that a reference means; nothing is read yet."""
     match reference:
         case GraphFileReference(path):
@@ -40,8 +39,17 @@ def open_source(reference: SourceReference) -> Source:
             from uploader.sources.python_environment import PythonEnvironment  # noqa: PLC0415  (brings packaging)
 
             return PythonEnvironment(path)
-        case SpackReference():
-            raise InputError("Spack stores are not supported yet")
+        case SpackReference(root, specs):
+            from uploader.sources.spack.store import SpackStore  # noqa: PLC0415  (brings yaml)
+
+            return SpackStore(
+                root,
+                specs,
+                private=options.private,
+                without_build_dependencies=options.without_build_dependencies,
+                spack_root=str(options.spack_root) if options.spack_root else None,
+                created=created_at(options),
+            )
 
 
 def open_record(options: PushOptions) -> Record:

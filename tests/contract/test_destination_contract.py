@@ -6,6 +6,7 @@ the next one finds. Another destination is one more place in `PLACES`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,9 +20,15 @@ from uploader.errors import RegistryError, SourceError
 from uploader.layout.folder import LayoutDestination
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
-from uploader.model.reference import Tag
+from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
+from uploader.oci.profile import DEFAULT, Profile
+from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.pace import Pace
+from uploader.registry.timing import Timing
+from uploader.registry.transport import Transport
 from uploader.service.destination import Destination
+from uploader.testing import DISTRIBUTION_2_8, SPEC, FakeRegistry, Quirks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,19 +42,69 @@ MORE_THAN_A_CHUNK = bytes(range(256)) * 9000
 
 
 @asynccontextmanager
-async def layout(tmp_path: Path) -> AsyncIterator[Session]:
+async def layout(test: pytest.FixtureRequest) -> AsyncIterator[Session]:
+    folder: Path = test.getfixturevalue("tmp_path")
+
     def session() -> AbstractAsyncContextManager[Destination]:
-        return LayoutDestination(tmp_path / "layout")
+        return LayoutDestination(folder / "layout")
 
     yield session
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"layout": layout}
+def fake(quirks: Quirks, profile: Profile = DEFAULT) -> Callable[[pytest.FixtureRequest], Place]:
+    @asynccontextmanager
+    async def place(_: pytest.FixtureRequest) -> AsyncIterator[Session]:
+        async with FakeRegistry(quirks=quirks) as registry:
+            yield registry_session(registry.host, "contract/cache", profile)
+
+    return place
+
+
+@asynccontextmanager
+async def real(test: pytest.FixtureRequest) -> AsyncIterator[Session]:
+    host: str = test.getfixturevalue("docker_registry_host")
+    name = f"destination/{hashlib.sha256(test.node.name.encode()).hexdigest()[:20]}"
+    yield registry_session(host, name, DEFAULT)
+
+
+def registry_session(host: str, name: str, profile: Profile) -> Session:
+    """Sessions with one repository: each is a client of its own."""
+    timing, settings = Timing(), ClientSettings()
+
+    def session() -> AbstractAsyncContextManager[Destination]:
+        transport = Transport(
+            f"http://{host}",
+            connections=16,
+            user_agent="uploader/test",
+            timeouts=settings.timeouts,
+            ca_file=None,
+            sent=lambda _: None,
+        )
+        return RegistryClient(
+            Repository(Registry("http", host), name),
+            transport=transport,
+            pace=Pace(host, 16, timing=timing, emit=lambda _: None),
+            credentials=None,
+            profile=profile,
+            settings=settings,
+            timing=timing,
+        )
+
+    return session
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "layout": layout,
+    "fake registry": fake(SPEC),
+    "fake registry like distribution": fake(DISTRIBUTION_2_8),
+    "fake registry, in chunks": fake(SPEC, Profile(chunk_bytes=1_000_000, self_mount=False)),
+    "docker-registry": real,
+}
 
 
 @pytest.fixture(params=list(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+def place(request: pytest.FixtureRequest) -> Place:
+    return PLACES[request.param](request)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from uploader.model.events import Emit
     from uploader.model.package import Package
 
-MANIFEST_GRACE_SECONDS = 2.0
-CONFIRM_SECONDS = 2.0
+GRACE_SECONDS = 2.0
+"""After a stop, for a manifest that is being written, and then for the question whether it is there."""
 
 
 class Pusher(Protocol):
@@ -37,46 +37,51 @@ class Pusher(Protocol):
         """After `push_manifest` was cancelled: whether the manifest is there all the same."""
 
 
-async def run(plan: Plan, pusher: Pusher, *, jobs: int, emit: Emit, stop: anyio.Event) -> UnusableError | None:
+async def run(
+    plan: Plan, pusher: Pusher, *, jobs: int, emit: Emit, stop: anyio.Event, grace_seconds: float = GRACE_SECONDS
+) -> UnusableError | None:
     """Run the plan to its end, or until `stop` is set; every outcome in the plan is true afterwards.
 
-    After `stop`, blobs are given up at once, and manifests that are being written get two seconds to end. Returns
+    After `stop`, blobs are given up at once, and manifests that are being written get `grace_seconds` to end. Returns
     the error that made the run end early, if one did.
     """
-    engine = _Engine(plan, pusher, jobs, emit, stop)
-    await engine.run()
-    if not plan.finished:
-        plan.interrupt(str(engine.unusable) if engine.unusable else "the run was interrupted")
+    engine = _Engine(plan, pusher, jobs, emit, grace_seconds)
+    try:
+        if not stop.is_set():
+            await engine.run(stop)
+    finally:  # also when we are cancelled from outside
+        if not plan.finished:
+            plan.interrupt(str(engine.unusable) if engine.unusable else "the run was interrupted")
     return engine.unusable
 
 
 class _Engine:
     """Mutable: the task groups, the number of manifest workers, and why the run ends early, if it does."""
 
-    def __init__(self, plan: Plan, pusher: Pusher, jobs: int, emit: Emit, stop: anyio.Event) -> None:
+    def __init__(self, plan: Plan, pusher: Pusher, jobs: int, emit: Emit, grace_seconds: float) -> None:
         self._plan = plan
         self._pusher = pusher
         self._jobs = jobs
         self._emit = emit
-        self._stop = stop
+        self._grace_seconds = grace_seconds
         self._stopping = False
         self._manifest_workers = 0
         self.unusable: UnusableError | None = None
 
-    async def run(self) -> None:
+    async def run(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as watch:
             async with anyio.create_task_group() as self._manifests, anyio.create_task_group() as self._blobs:
-                watch.start_soon(self._wait_for_stop)
+                watch.start_soon(self._wait_for, stop)
                 for _ in range(self._jobs):
                     if (package := self._plan.take_blob()) is not None:
                         self._blobs.start_soon(self._blob_worker, package)
             watch.cancel_scope.cancel()
 
-    async def _wait_for_stop(self) -> None:
-        await self._stop.wait()
-        self._end(grace_seconds=MANIFEST_GRACE_SECONDS)
+    async def _wait_for(self, stop: anyio.Event) -> None:
+        await stop.wait()
+        self._end(self._grace_seconds)
 
-    def _end(self, *, grace_seconds: float) -> None:
+    def _end(self, grace_seconds: float) -> None:
         self._stopping = True
         self._blobs.cancel_scope.cancel()
         self._manifests.cancel_scope.deadline = anyio.current_time() + grace_seconds
@@ -120,13 +125,15 @@ class _Engine:
         outcome: Tagged | Failed
         try:
             outcome = await self._pusher.push_manifest(package, self._plan.closure(package))
+        except SourceError as error:  # a layer that was to be sent again could not be read any more
+            outcome = Failed(error, error.stage)
         except RegistryError as error:
             outcome = Failed(error, "manifest")
         except UnusableError as error:
             self._give_up(error)
             return
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(CONFIRM_SECONDS, shield=True):
+            with anyio.move_on_after(self._grace_seconds, shield=True):
                 if (confirmed := await self._pusher.confirm_manifest(package)) is not None:
                     self._plan.settle_manifest(package, confirmed)
                     self._emit(ManifestSettled(package, confirmed))
@@ -136,4 +143,4 @@ class _Engine:
 
     def _give_up(self, error: UnusableError) -> None:
         self.unusable = self.unusable or error
-        self._end(grace_seconds=0)
+        self._end(0)

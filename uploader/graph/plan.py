@@ -122,10 +122,10 @@ class Plan:
         missing: list[Missing] = []
         for index, number in enumerate(self._post_order(root)):
             match self._layer[number]:
-                case Done(layer) if self._packages[number].platform == package.platform:
-                    layers.append(layer)
-                case Done():
+                case Done() | Failed() if self._packages[number].platform != package.platform:
                     missing.append(self._missing(number, "other-platform", index))
+                case Done(layer):
+                    layers.append(layer)
                 case Failed():
                     missing.append(self._missing(number, "failed", index))
                 case LeftOut(why):

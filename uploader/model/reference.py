@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Literal, NewType
 
@@ -15,7 +16,7 @@ Tag = NewType("Tag", str)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?")
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?")
 _LONGEST_TAG = 128
 
 
@@ -68,6 +69,12 @@ def parse_destination(text: str) -> Destination:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "oci", text
+    host, _, name = rest.rstrip("/").partition("/")
+    if "@" in host:  # before anything else, since other messages show the text
+        raise InputError(
+            "destination: a reference holds no user or password; use `docker login`, "
+            "or UPLOADER_USERNAME and UPLOADER_PASSWORD"
+        )
     match scheme:
         case "oci":
             http: Literal["http", "https"] = "https"
@@ -78,20 +85,22 @@ def parse_destination(text: str) -> Destination:
                 f"destination {text[:200]!r}: unknown scheme; write oci://HOST/REPOSITORY, "
                 "oci+http://HOST/REPOSITORY or oci-layout:PATH"
             )
-    host, _, name = rest.rstrip("/").partition("/")
     return Repository(Registry(http, _host(text, host)), _name(text, name))
 
 
 def _host(text: str, host: str) -> str:
-    if "@" in host:
-        raise InputError(
-            "destination: a reference holds no user or password; use `docker login`, "
-            "or UPLOADER_USERNAME and UPLOADER_PASSWORD"
-        )
     match = _HOST.fullmatch(host)
-    if match is None or int(match["port"] or 0) > 65535:
+    if match is None or int(match["port"] or 0) > 65535 or not _is_ipv6(match["address"] or "::"):
         raise InputError(f"destination {text[:200]!r}: {host[:100]!r} is not a host name with an optional port")
     return host.lower()
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        IPv6Address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _name(text: str, name: str) -> str:
@@ -125,5 +134,5 @@ def tag_from(text: str) -> Tag:
 
 def with_short_hash(tag: str, text: str) -> Tag:
     """`tag`, cut where needed, with a hash of `text` behind it: for tags too long, or used twice."""
-    short = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    short = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return Tag(f"{tag[: _LONGEST_TAG - 9]}-{short}")

@@ -10,7 +10,7 @@ from uploader.errors import InputError
 from uploader.model.package import PackageId
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Set
+    from collections.abc import Collection, Iterable, Mapping, Set
 
     from uploader.model.package import PackageGraph
 
@@ -24,21 +24,25 @@ def select(
     roots: Collection[str] = (),
     only: Collection[Part] = BOTH,
     exclude: Collection[str] = (),
+    *,
+    default: frozenset[PackageId] | None = None,
+    companions: Mapping[PackageId, Collection[PackageId]] | None = None,
 ) -> frozenset[PackageId]:
     """The packages to push.
 
     `roots` and `exclude` are ids or names: an id means that package, a name every package of that name.
-    Without roots, those that nobody depends on are meant. Of each root, `only` takes the package itself,
+    Without roots, `default` is meant, or those that nobody depends on. `companions` go along with a package as its
+    dependencies do, without being layers of it: what it was built with. Of each root, `only` takes the package itself,
     what it needs, or both. Excluded packages are taken away at the very end, so what only they need stays:
     leaving one package out changes nothing for the others. Raises InputError for what no package is called.
     """
-    chosen = _find(graph, roots, "select") if roots else default_roots(graph)
+    chosen = _find(graph, roots, "select") if roots else default if default is not None else default_roots(graph)
     excluded = _find(graph, exclude, "exclude") if exclude else frozenset()
     selected: set[PackageId] = set()
     if "package" in only:
         selected |= chosen
     if "dependencies" in only:
-        selected |= _needed_by(graph, chosen)
+        selected |= _needed_by(graph, chosen, companions or {})
     return frozenset(selected - excluded)
 
 
@@ -48,12 +52,18 @@ def default_roots(graph: PackageGraph) -> frozenset[PackageId]:
     return frozenset(package.id for package in graph.packages if package.id not in needed)
 
 
-def _needed_by(graph: PackageGraph, roots: Set[PackageId]) -> set[PackageId]:
+def _needed_by(
+    graph: PackageGraph, roots: Set[PackageId], companions: Mapping[PackageId, Collection[PackageId]]
+) -> set[PackageId]:
     """What the roots need, directly or not; a root itself only where another root needs it."""
     needed: set[PackageId] = set()
-    for package in reversed(graph.packages):  # dependents first, so one pass is enough
-        if package.id in roots or package.id in needed:
-            needed.update(dependency for dependency in package.dependencies if dependency in graph)
+    left = list(roots)
+    while left:
+        key = left.pop()
+        for needs in (*graph[key].dependencies, *companions.get(key, ())):
+            if needs in graph and needs not in needed:
+                needed.add(needs)
+                left.append(needs)
     return needed
 
 

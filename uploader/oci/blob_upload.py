@@ -1,12 +1,13 @@
 """The upload of one blob as a state machine without I/O (distribution-spec, "Pushing Blobs").
 
-    HEAD ─200→ present                        mount ─201→ present or mounted
-      └─404→ POST                               └─202→ session, else → POST
+    HEAD ─200→ present                        mount ─201→ present
+      └─404→ POST                               └─202→ session, else → HEAD
     POST ─202→ PUT whole ─201→ uploaded       or, in chunks: PATCH ─202→ PATCH … → PUT ─201→ uploaded
 
 A broken PATCH is followed by GET status, and goes on from the offset that the registry confirms, where its profile can
 be trusted. A PUT that ended unclearly (no answer, 5xx, 404 for a session that just took the body) is settled by HEAD:
-there, or not there and begun anew, at most `TRIES` times. The digest is sent only with, or after, the last byte.
+there, or not there and begun anew. It is given up after `TRIES` tries that brought it no further than it had been
+before. The digest is sent only with, or after, the last byte.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
     from uploader.model.outcome import How
 
 TRIES: Final = 5
-_SMALLER_CHUNKS: Final = (32 * MIB, 4 * MIB)
-_RANGE: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})")
+_SMALLER_CHUNKS: Final = (32 * MIB, 4 * MIB, MIB)  # 1 MiB is nginx's own limit, where nobody has raised it
+_RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 Ask = Literal["head", "mount", "nothing"]
 Step = Request | Literal["uploaded", "mounted", "present"]
 
 
 class BlobUpload:
-    """One blob on its way. Mutable: the open session's URL, the confirmed offset, the tries, the next state."""
+    """One blob on its way. Mutable: the session's URL, the offset confirmed and the furthest, the tries, the state."""
 
     def __init__(
         self, repository: str, descriptor: Descriptor, body: Body, *, profile: Profile, ask: Ask, where: str
@@ -48,7 +49,8 @@ class BlobUpload:
         self._ask = ask
         self._subject = f"push blob {descriptor.digest.short} to {where}"
         self._session = ""
-        self._offset = 0
+        self._offset = self._furthest = 0
+        self._fruitless = 1
         self._chunk_bytes = profile.chunk_bytes
         self._expect: Callable[[Answer], Step] = self._after_head
         self._request: Request | None = None
@@ -137,9 +139,9 @@ class BlobUpload:
                 return self._end("present")
             case Response(status=202):
                 return self._opened(answer)
-            case Lost() | Response(status=401):
+            case Lost():
                 raise self._error(answer)
-            case Response() if read_refusal(answer, self._profile, 0.0).transient:
+            case Response() if read_refusal(answer, self._profile, 0.0).throttled:
                 raise self._error(answer)
             case _:
                 self.mount_refused = True
@@ -171,7 +173,7 @@ class BlobUpload:
                 return self._head(self._after_unclear)
             case Response(status=400) if self.tries < 2 and "DIGEST_INVALID" in _codes(answer, self._profile):
                 return self._again()  # damaged on the way, or really another content: one more try tells
-            case Response(status=status) if status >= 500 or status == 408:
+            case Response(status=status) if status >= 500 or status in {408, 425}:
                 return self._head(self._after_unclear)
             case _:
                 raise self._error(answer)
@@ -190,40 +192,49 @@ class BlobUpload:
         self._note_trouble(answer)
         match answer:
             case Response(status=201 | 202 | 204):
-                self._offset += self._sent()
+                self._advance(self._offset + self._sent())
                 self._move(answer)
                 return self._next_piece()
             case Response(status=413 | 416) if self._shrink():
                 return self._again()
             case Response(status=404):
                 return self._again()
-            case Lost() | Response(status=416 | 408 | 500 | 502 | 503 | 504):
+            case Response(status=status) if status < 500 and status not in {408, 416, 425}:
+                raise self._error(answer)
+            case _:
                 if self._profile.resumes and self._count():
                     return self._status()
                 return self._again()
-            case _:
-                raise self._error(answer)
 
     def _after_status(self, answer: Answer) -> Step:
         if not isinstance(answer, Response) or answer.status not in {200, 202, 204}:
-            return self._again()
+            return self._anew()
         match = _RANGE.fullmatch(answer.header("range").strip())
         confirmed = int(match[1]) + 1 if match else 0
         # "0-0" stands for no byte as well as for one (distribution 3, zot): begin at 0 only where that is safe.
         if confirmed <= 1 or confirmed > self._descriptor.size:
-            return self._again()
+            return self._anew()
         self._move(answer)
-        self._offset = confirmed
+        self._advance(confirmed)
         return self._next_piece()
 
     # -- helpers
 
     def _again(self) -> Step:
-        """Begin anew: the session, and what it holds, is given up."""
+        """Another try."""
         if not self._count():
             raise self._spent()
+        return self._anew()
+
+    def _anew(self) -> Request:
+        """The session, and what it holds, is given up."""
         self._session, self._offset = "", 0
         return self._open()
+
+    def _advance(self, offset: int) -> None:
+        self._offset = offset
+        if offset > self._furthest:
+            self._furthest, self._fruitless = offset, 1
 
     def _spent(self) -> RegistryError:
         """The error when the tries are spent: what the last broken request was answered."""
@@ -234,8 +245,9 @@ class BlobUpload:
         return error
 
     def _count(self) -> bool:
-        if self.tries >= TRIES:
+        if self._fruitless >= TRIES:
             return False
+        self._fruitless += 1
         self.tries += 1
         return True
 
@@ -256,7 +268,10 @@ class BlobUpload:
     def _move(self, answer: Response) -> None:
         """Always the newest Location (it may be relative, and its query holds the session's state)."""
         if (location := answer.header("location")) and self._request is not None:
-            self._session = urljoin(self._request.url, location).partition("#")[0]
+            try:
+                self._session = urljoin(self._request.url, location).partition("#")[0]
+            except ValueError as error:
+                raise RegistryError(f"{self._subject}: the registry's Location is not an address") from error
 
     def _end(self, how: How) -> How:
         self._session = ""

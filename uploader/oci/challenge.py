@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -13,7 +12,8 @@ if TYPE_CHECKING:
 
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _PARAMETER = re.compile(rf'\s*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_WORD}|[^\s,"]+))\s*(?:,|$)')
-_SCHEME = re.compile(rf"\s*({_WORD})(?:\s+|$)")
+_SCHEME = re.compile(rf"\s*({_WORD})(?:\s+|(?=,)|$)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?:,|$)")
 _DEFAULT_LIFE_SECONDS = 60.0  # the distribution token documentation's default where `expires_in` is missing
 _LONGEST_LIFE_SECONDS = 86400.0
 
@@ -33,14 +33,14 @@ class Challenge:
 class Token:
     """An access token and its life in seconds."""
 
-    value: str
+    value: str = field(repr=False)
     life: float
 
 
 def parse_challenges(header: str) -> list[Challenge]:
     """The challenges we understand, in the order given; anything malformed is passed over."""
     challenges = []
-    for scheme, parameters in _split(header[:8192]):
+    for scheme, parameters in _split(header[:8192].encode("ascii", "replace").decode()):
         match scheme.lower():
             case "basic":
                 challenges.append(Challenge("basic", realm=parameters.get("realm", "")))
@@ -62,6 +62,8 @@ def _split(header: str) -> Iterator[tuple[str, dict[str, str]]]:
             value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain
             parameters.setdefault(parameter[1].lower(), value)
             position = parameter.end()
+        if not parameters and (opaque := _TOKEN68.match(header, position)) is not None:
+            position = opaque.end()  # of a scheme that we do not speak, such as Negotiate
         yield scheme[1], parameters
         while header[position : position + 1] in {",", " "}:
             position += 1
@@ -98,6 +100,6 @@ def parse_token(body: bytes) -> Token | None:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         return None
     life = document.get("expires_in")
-    if not isinstance(life, (int, float)) or isinstance(life, bool) or not math.isfinite(life) or life <= 0:
+    if not isinstance(life, (int, float)) or isinstance(life, bool) or not life > 0:
         life = _DEFAULT_LIFE_SECONDS
-    return Token(value, min(float(life), _LONGEST_LIFE_SECONDS))
+    return Token(value, float(min(life, _LONGEST_LIFE_SECONDS)))

@@ -42,15 +42,17 @@ class Request:
     """One request. `url` is absolute, or a path at the registry's origin; header names are lower case.
 
     `repeatable`: sending it twice does no harm, so the retry policy may do it when in doubt.
+    `secret`: its body is for the host of `url` alone, and so is not taken along a redirect to another.
     `subject` names the thing in messages, because the URL of an upload session may hold secrets.
     """
 
     method: Method
-    url: str
+    url: str = field(repr=False)
     subject: str
     headers: Mapping[str, str] = field(default_factory=_no_headers)
-    body: bytes | Slice = b""
+    body: bytes | Slice = field(default=b"", repr=False)
     repeatable: bool = True
+    secret: bool = False
 
     @property
     def size(self) -> int:
@@ -60,12 +62,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; header names are lower case; `body` is cut at a limit; `attempts` counts the requests it took."""
+    """An answer; header names are lower case; `body` is cut at a limit; `attempts` counts the requests it took.
+
+    `elsewhere`: another host than the registry gave it, after a redirect or at a Location. Its headers and its body
+    may hold secrets (a session's URL, a token), so repr leaves them out.
+    """
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=_no_headers)
-    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=_no_headers, repr=False)
+    body: bytes = field(default=b"", repr=False)
     attempts: int = 1
+    elsewhere: bool = False
 
     def header(self, name: str) -> str:
         """The header's value, or an empty string."""
@@ -77,11 +84,13 @@ class Lost:
     """No answer: the connection broke or timed out. Whether the request took effect is not known.
 
     `connected` is False where no connection was made at all, so that the request cannot have taken effect.
+    `elsewhere`: it was another host than the registry.
     """
 
     reason: str
     attempts: int = 1
     connected: bool = True
+    elsewhere: bool = False
 
 
 Answer = Response | Lost
@@ -97,7 +106,11 @@ def error_codes(body: bytes) -> tuple[tuple[str, str], ...]:
     if not isinstance(errors, list):
         return ()
     return tuple(
-        (str(error.get("code", ""))[:64], str(error.get("message", ""))[:300])
+        (_text(error.get("code"))[:64], _text(error.get("message"))[:300])
         for error in errors[:8]
         if isinstance(error, dict)
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from uploader.errors import InputError
 from uploader.model.descriptor import Descriptor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ID_ANNOTATION: Final = "dev.uploader.id"
 MISSING_ANNOTATION: Final = "dev.uploader.missing"
+_REASONS: Final = get_args(Why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def manifest_bytes(
     }
     if annotations and media_type == OCI_MANIFEST:
         document["annotations"] = dict(sorted(annotations.items()))
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def config_descriptor(content: bytes, media_type: str = OCI_CONFIG) -> Descriptor:
@@ -105,14 +106,15 @@ def parse_missing(text: str) -> tuple[Missing, ...]:
         return ()
     return tuple(
         Missing(
-            PackageId(str(entry["id"])),
-            str(entry["id"]),
-            Tag(str(entry["tag"])) if entry.get("tag") else None,
-            cast("Why", entry.get("why")),
+            PackageId(entry["id"]),
+            entry["id"],
+            Tag(entry["tag"]) if isinstance(entry.get("tag"), str) else None,
+            entry["why"],
             entry["index"],
         )
         for entry in entries
-        if isinstance(entry, dict) and "id" in entry and isinstance(entry.get("index"), int)
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str) and isinstance(entry.get("index"), int)
+        if entry.get("why") in _REASONS
     )
 
 

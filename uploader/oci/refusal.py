@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _LONGEST_WAIT_SECONDS: Final = 3600.0
-_GHCR_HINT: Final = re.compile(r"retry-after: ([0-9.]+)(ms|µs|us|m|s)?", re.IGNORECASE)
-_UNIT_SECONDS: Final = {"ms": 1e-3, "µs": 1e-6, "us": 1e-6, "s": 1.0, "m": 60.0, None: 1.0}
+_GHCR_HINT: Final = re.compile(r"retry-after: ([0-9][0-9.hmsunµ]{0,40})", re.IGNORECASE)
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|µs|us|ns|m|s|)", re.IGNORECASE)
+_UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_SECRET: Final = re.compile(r"\b(basic|bearer)\s+[\w.~+/=-]{16,}|\?[^\s\"'<>]+", re.IGNORECASE)
 _CODES_OF_QUOTA: Final = frozenset({"TOOMANYREQUESTS"})
 _HINTS: Final = {
     401: "log in with `docker login`, or set UPLOADER_USERNAME and UPLOADER_PASSWORD",
@@ -45,7 +47,7 @@ def read_refusal(answer: Response | Lost, profile: Profile, now: float) -> Refus
     if isinstance(answer, Lost):
         return Refusal("network", transient=True, throttled=False, retry_after=None, text=answer.reason)
     pairs = error_codes(answer.body)
-    codes = tuple(code for code, _ in pairs if code)
+    codes = tuple(_printable(code) for code, _ in pairs if code)
     said = "; ".join(f"{code}: {message}" if message else code for code, message in pairs)
     text = f"answered {answer.status}" + (f" ({_printable(said)})" if said else "")
     limited_403 = answer.status == 403 and any(
@@ -56,7 +58,7 @@ def read_refusal(answer: Response | Lost, profile: Profile, now: float) -> Refus
         _kind(answer.status, throttled=throttled),
         transient=answer.status in _TRANSIENT or throttled,
         throttled=throttled,
-        retry_after=_retry_after(answer, now),
+        retry_after=_retry_after(answer, said or answer.body[:4096].decode("utf-8", "replace"), now),
         text=text,
         codes=codes,
     )
@@ -85,8 +87,8 @@ def _kind(status: int, *, throttled: bool) -> Kind:
     return "registry"
 
 
-def _retry_after(response: Response, now: float) -> float | None:
-    """The wait that was asked for: Retry-After as seconds or date (RFC 9110, 10.2.3), or GHCR's text in the body."""
+def _retry_after(response: Response, said: str, now: float) -> float | None:
+    """The wait that was asked for: Retry-After as seconds or date (RFC 9110, 10.2.3), or in GHCR's words."""
     value = response.header("retry-after").strip()
     seconds: float | None = None
     if value:
@@ -94,8 +96,8 @@ def _retry_after(response: Response, now: float) -> float | None:
             seconds = float(value)
         except ValueError:
             seconds = _seconds_until(value, response, now)
-    elif response.status == 429 and (match := _GHCR_HINT.search(response.body[:4096].decode("utf-8", "replace"))):
-        seconds = float(match[1].rstrip(".") or 0) * _UNIT_SECONDS[match[2].lower() if match[2] else None]
+    elif response.status == 429 and (match := _GHCR_HINT.search(said)):
+        seconds = sum(float(number) * _UNIT_SECONDS[unit.lower()] for number, unit in _DURATION.findall(match[1]))
     if seconds is None or seconds != seconds:  # noqa: PLR0124  (NaN)
         return None
     return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
@@ -113,4 +115,6 @@ def _seconds_until(date: str, response: Response, now: float) -> float | None:
 
 
 def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)[:400]
+    """What a registry said, without control characters, queries of URLs, and logins that it repeats."""
+    readable = "".join(char if char.isprintable() else " " for char in text)
+    return _SECRET.sub(lambda match: f"{match[1] or '?'}…", readable)[:400]

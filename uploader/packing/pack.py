@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from uploader.errors import SourceError
@@ -25,13 +24,17 @@ if TYPE_CHECKING:
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # a fifo put there meanwhile must not block
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(Protocol):
     """A regular file that is not in the tree; `path` is relative to its root."""
 
-    path: str
-    mode: int
-    content: bytes
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def mode(self) -> int: ...
+
+    @property
+    def content(self) -> bytes: ...
 
 
 class Inspector(Protocol):

@@ -7,7 +7,7 @@ listed in its profile, or named by the user (`auth_realms`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit
 
@@ -16,7 +16,7 @@ import anyio
 from uploader.errors import UnusableError
 from uploader.oci.challenge import Challenge, parse_challenges, parse_token, wanted_scope
 from uploader.oci.http import Answer, Request, Response
-from uploader.registry.transport import origin_of
+from uploader.registry.transport import is_web_address, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,19 +29,20 @@ _RENEW_AT = 2 / 3  # of a token's life, so that a long upload does not begin wit
 
 
 class Ask(Protocol):
-    """Sends one request under the retry policy, with this Authorization if the request goes to its `origin`."""
+    """Sends one request under the retry policy, with this Authorization as long as it is at the origin `home`."""
 
-    async def __call__(self, request: Request, authorization: str) -> Answer: ...
+    async def __call__(self, request: Request, authorization: str, home: str) -> Answer: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    value: str
+    value: str = field(repr=False)
+    scope: str
     renew_at: float
 
 
 class Authorizer:
-    """The login to one repository. Mutable: how the registry wants to be asked, and the token held."""
+    """The login to one repository. Mutable: how the registry wants to be asked, the token held, whether it worked."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Authorizer:
         self._clock = clock
         self._challenge: Challenge | None = None
         self._held: _Held | None = None
+        self._worked = False
         self._lock = anyio.Lock()
 
     async def authorization(self) -> str:
@@ -81,6 +83,10 @@ class Authorizer:
             held = self._held
         return f"Bearer {held.value}" if held else ""
 
+    def accepted(self, used: str) -> None:
+        """A request that carried `used` was let in: a later refusal is about that one request, not about the login."""
+        self._worked = self._worked or bool(used)
+
     async def refused(self, answer: Response, used: str) -> bool:
         """A request that carried `used` got 401: whether it is worth sending again with another authorization.
 
@@ -94,16 +100,18 @@ class Authorizer:
                 return False
             if challenge.scheme == "basic":
                 return self._take_basic(challenge, used)
-            if used and challenge.error == "insufficient_scope" and self._held_is_fresh():
-                return False
-            if used and self._challenge == challenge and self._held_is_fresh():
+            if used and challenge.error == "insufficient_scope" and self._holds(challenge):
                 return False
             self._challenge = challenge
             await self._fetch(challenge)
             return self._current() != used
 
-    def _held_is_fresh(self) -> bool:
-        return self._held is not None and self._clock() < self._held.renew_at
+    def _holds(self, challenge: Challenge) -> bool:
+        """Whether the token was asked for with this scope: another one would be no better."""
+        return self._held is not None and self._held.scope == self._scope(challenge)
+
+    def _scope(self, challenge: Challenge) -> str:
+        return wanted_scope(self._repository, self._actions, challenge)
 
     def _current(self) -> str:
         if self._challenge is None:
@@ -119,7 +127,7 @@ class Authorizer:
 
     async def _ping(self) -> Challenge | None:
         """GCR answers real requests with a bare 401; the challenge is on `GET /v2/`."""
-        answer = await self._ask(Request("GET", "/v2/", f"log in to {self._host()}"), "")
+        answer = await self._ask(Request("GET", "/v2/", f"log in to {self._host()}"), "", self._origin)
         return self._pick(answer) if isinstance(answer, Response) and answer.status == 401 else None
 
     def _basic(self) -> str:
@@ -132,13 +140,14 @@ class Authorizer:
                 f"{self._host()}`, or set UPLOADER_USERNAME and UPLOADER_PASSWORD"
             )
         if used == self._credentials.basic:
+            if self._worked:
+                return False
             raise UnusableError(f"{self._host()} refused the login of user {self._credentials.user!r}: log in again")
         self._challenge = challenge
         return True
 
     async def _fetch(self, challenge: Challenge) -> None:
-        realm = urlsplit(challenge.realm)
-        if realm.scheme not in {"http", "https"} or not realm.hostname or realm.username:
+        if not is_web_address(challenge.realm):
             raise UnusableError(f"{self._host()} names a token service that is not a web address")
         credentials = self._credentials
         if not self._trusts(challenge.realm):
@@ -147,19 +156,20 @@ class Authorizer:
                     f"{self._host()} wants the login sent to {origin_of(challenge.realm)}, which is not its own token "
                     "service; if that is right, allow it with the setting auth_realms"
                 )
-            if realm.scheme != "https":
+            if not challenge.realm.startswith("https:"):
                 raise UnusableError(f"{self._host()} names a token service without TLS: {origin_of(challenge.realm)}")
-        answer = await self._ask(*self._token_request(challenge, credentials))
+        request, authorization = self._token_request(challenge, credentials)
+        answer = await self._ask(request, authorization, origin_of(challenge.realm))
         if not isinstance(answer, Response):
             raise UnusableError(f"cannot get a token from {origin_of(challenge.realm)}: {answer.reason}")
         token = parse_token(answer.body) if answer.status == 200 else None
         if token is None:
             raise UnusableError(self._no_token(challenge, answer))
-        self._held = _Held(token.value, self._clock() + token.life * _RENEW_AT)
+        self._held = _Held(token.value, self._scope(challenge), self._clock() + token.life * _RENEW_AT)
 
     def _token_request(self, challenge: Challenge, credentials: Credentials | None) -> tuple[Request, str]:
         """Distribution's token protocol by GET; its OAuth2 form by POST where we hold an identity token."""
-        fields = {"service": challenge.service, "scope": wanted_scope(self._repository, self._actions, challenge)}
+        fields = {"service": challenge.service, "scope": self._scope(challenge)}
         subject = f"get a token from {origin_of(challenge.realm)}"
         if credentials is not None and credentials.identity_token:
             form = {
@@ -169,7 +179,7 @@ class Authorizer:
                 "client_id": _CLIENT,
             }
             headers = {"content-type": "application/x-www-form-urlencoded"}
-            return Request("POST", challenge.realm, subject, headers, urlencode(form).encode()), ""
+            return Request("POST", challenge.realm, subject, headers, urlencode(form).encode(), secret=True), ""
         separator = "&" if "?" in challenge.realm else "?"
         query = urlencode({**{k: v for k, v in fields.items() if v}, "client_id": _CLIENT})
         return Request("GET", f"{challenge.realm}{separator}{query}", subject), (
@@ -180,7 +190,7 @@ class Authorizer:
         origin = origin_of(realm)
         if origin == self._origin:
             return True
-        host = urlsplit(realm).hostname or ""
+        host = (urlsplit(realm).hostname or "").lower()
         if not origin.startswith("https:"):
             return False
         ours = _registrable(urlsplit(self._origin).hostname or "")

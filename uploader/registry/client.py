@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 
-from uploader.errors import RegistryError, UnusableError
+from uploader.errors import InputError, RegistryError, UnusableError, UploaderError
 from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
-from uploader.model.reference import Tag
 from uploader.oci.blob_upload import Ask, BlobUpload
-from uploader.oci.http import Answer, Body, Lost, Request, Response
+from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
 from uploader.oci.refusal import read_refusal, refusal_error
+from uploader.oci.tag_list import next_page, tags_of
 from uploader.registry.auth import Authorizer
 from uploader.registry.retry import Retrying, RetryPolicy
 from uploader.registry.transport import Timeouts
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
-    from uploader.model.reference import Repository
+    from uploader.model.reference import Repository, Tag
     from uploader.oci.profile import Profile
     from uploader.registry.credentials import Credentials
     from uploader.registry.pace import Pace
@@ -42,8 +42,6 @@ _LARGEST_TAG_PAGE_BYTES = 64 * 1024 * 1024
 _TAG_PAGES = 100_000
 _CANCEL_SECONDS = 1.0
 _DENIED_WRITES = 8
-_LOGINS_PER_REQUEST = 3
-_NEXT_PAGE = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class RegistryClient:
             clock=timing.monotonic,
         )
         self._mounts = profile.self_mount
-        self._contact_at = timing.monotonic()
+        self._silent_since: float | None = None
         self._denied: set[str] = set()
         self._wrote = False
         self._requests = 0
@@ -100,12 +98,14 @@ class RegistryClient:
     # -- the Destination protocol
 
     async def is_empty(self) -> bool:
-        """One page of one tag answers it: 404, or no tags. Any other answer leaves it open, which is no."""
+        """One page of one tag answers it: the registry's own 404, or no tags. All else leaves it open, which is no."""
         request = Request("GET", f"/v2/{self._name}/tags/list?n=1", f"list the tags of {self._where}")
         answer = await self._ask(request)
         if not isinstance(answer, Response):
             return False
-        return answer.status == 404 or (answer.status == 200 and _tags_of(answer) == [])
+        if answer.status == 404:
+            return bool(error_codes(answer.body))  # not the 404 of a proxy, or of a registry that lists no tags
+        return answer.status == 200 and tags_of(answer) == [] and not answer.header("link")
 
     async def find_tag(self, tag: Tag) -> Digest | None:
         """HEAD, never GET: a GET counts as a pull. A registry that tells no digest is asked again by GET."""
@@ -114,8 +114,8 @@ class RegistryClient:
         match answer:
             case Response(status=404):
                 return None
-            case Response(status=200) if digest := answer.header("docker-content-digest"):
-                return Digest.parse(digest)
+            case Response(status=200) if digest := _digest_of(answer):
+                return digest
             case Response(status=200):
                 stored = await self.read_manifest(tag)
                 return stored.digest if stored else None
@@ -130,10 +130,9 @@ class RegistryClient:
             raise refusal_error(request, answer, self._profile)
         if answer.status == 404:
             return None
-        digest = Digest.of(answer.body)
-        claimed = str(reference) if isinstance(reference, Digest) else answer.header("docker-content-digest")
-        if claimed and claimed != str(digest) and claimed.startswith("sha256:"):
-            raise RegistryError(f"{request.subject}: its content has digest {digest.short}, not {claimed[:19]}")
+        digest = reference if isinstance(reference, Digest) else _digest_of(answer) or Digest.of(answer.body)
+        if not _is_of(answer.body, digest):
+            raise RegistryError(f"{request.subject}: its content is not what its digest {digest.short} says")
         return StoredManifest(answer.body, answer.header("content-type").partition(";")[0].strip(), digest)
 
     async def read_blob(self, descriptor: Descriptor) -> bytes | None:
@@ -145,7 +144,7 @@ class RegistryClient:
         match answer:
             case Response(status=404):
                 return None
-            case Response(status=200, body=content) if Digest.of(content) == descriptor.digest:
+            case Response(status=200, body=content) if _is_of(content, descriptor.digest):
                 return content
             case Response(status=200):
                 raise RegistryError(f"{request.subject}: its content is not what its digest says")
@@ -170,18 +169,21 @@ class RegistryClient:
         )
         try:
             how = await self._drive(upload)
-        except RegistryError as error:
-            self._note_denied(str(descriptor.digest), error)
-            raise
-        except BaseException:
+        except BaseException as error:
             with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
                 await self._cancel(upload)
+            if isinstance(error, RegistryError):
+                self._note_denied(str(descriptor.digest), error)
             raise
-        self._wrote = True
+        self._wrote = self._wrote or how != "present"
         return how
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
-        """PUT at the tag; repeatable, since the same bytes at the same tag are the same manifest."""
+        """PUT at the tag; repeatable, since the same bytes at the same tag are the same manifest.
+
+        A refusal is no failure where the tag points at this manifest all the same: tags may be immutable, and the
+        first of two tries may have succeeded.
+        """
         request = Request(
             "PUT",
             f"/v2/{self._name}/manifests/{tag}",
@@ -190,11 +192,22 @@ class RegistryClient:
             content,
         )
         answer = await self._ask(request)
+        digest = Digest.of(content)
         if not isinstance(answer, Response) or answer.status not in {200, 201, 202, 204}:
             error = refusal_error(request, answer, self._profile)
+            if error.kind != "quota" and await self._points_at(tag, digest):
+                return
             self._note_denied(tag, error)
             raise error
         self._wrote = True
+        stored = _digest_of(answer)
+        if stored is not None and not _is_of(content, stored):
+            raise RegistryError(f"{request.subject}: the registry stored {stored.short} instead of {digest.short}")
+
+    async def _points_at(self, tag: Tag, digest: Digest) -> bool:
+        with suppress(RegistryError):
+            return await self.find_tag(tag) == digest
+        return False
 
     def traffic(self) -> Traffic:
         """Counted since it was opened; the bytes are those of request bodies."""
@@ -203,21 +216,26 @@ class RegistryClient:
     async def tags(self) -> AsyncIterator[Tag]:
         """Every tag, page by page (distribution-spec, "Listing Tags")."""
         url = f"/v2/{self._name}/tags/list?n=1000"
+        subject = f"list the tags of {self._where}"
         for _ in range(_TAG_PAGES):
-            request = Request("GET", url, f"list the tags of {self._where}")
+            request = Request("GET", url, subject)
             answer = await self._ask(request, most=_LARGEST_TAG_PAGE_BYTES)
             if isinstance(answer, Response) and answer.status == 404:
                 return
             if not isinstance(answer, Response) or answer.status != 200:
                 raise refusal_error(request, answer, self._profile)
-            for tag in _tags_of(answer) or ():
+            page = tags_of(answer)
+            if page is None:
+                raise RegistryError(f"{subject}: the answer is not a list of tags")
+            for tag in page:
                 yield tag
-            following = _NEXT_PAGE.search(answer.header("link"))
+            following = next_page(url, answer)
             if following is None:
                 return
-            parts = urlsplit(following[1])
-            url = parts.path + (f"?{parts.query}" if parts.query else "")
-        raise RegistryError(f"list the tags of {self._where}: more than {_TAG_PAGES} pages")
+            if following == url:
+                raise RegistryError(f"{subject}: a page names itself as the next one")
+            url = following
+        raise RegistryError(f"{subject}: more than {_TAG_PAGES} pages")
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -249,8 +267,13 @@ class RegistryClient:
             step = following
 
     async def _cancel(self, upload: BlobUpload) -> None:
-        if (request := upload.cancel()) is not None:
-            await self._once(request, await self._authorizer.authorization(), _LARGEST_ERROR_BYTES)
+        """Past the queue, since there is no time to wait, and whatever comes of it: the registry forgets it anyway."""
+        if (request := upload.cancel()) is None:
+            return
+        with suppress(UploaderError):
+            authorization = await self._authorizer.authorization()
+            self._requests += 1
+            await self._transport.exchange(request, authorization, most=_LARGEST_ERROR_BYTES)
 
     # -- requests
 
@@ -270,46 +293,59 @@ class RegistryClient:
         """Send under the retry policy, logging in where that is asked for."""
 
         async def once(request: Request) -> Answer:
-            for _ in range(_LOGINS_PER_REQUEST):
+            refused_logins = 0
+            while True:
                 authorization = await self._authorizer.authorization()
                 answer = await self._once(request, authorization, most)
-                if not isinstance(answer, Response) or answer.status != 401:
-                    break
-                if not await self._authorizer.refused(answer, authorization):
-                    break
-            return answer
+                if not isinstance(answer, Response) or answer.elsewhere:
+                    return answer  # what another host thinks of us is not about our login
+                if answer.status != 401:
+                    if answer.status < 400 or answer.status == 404:
+                        self._authorizer.accepted(authorization)
+                    return answer
+                refused_logins += bool(authorization)
+                if refused_logins > 1 or not await self._authorizer.refused(answer, authorization):
+                    return answer
 
         answer = await self._retrying.send(request, once)
         self._retries += answer.attempts - 1
         return answer
 
-    async def _ask_with(self, request: Request, authorization: str) -> Answer:
+    async def _ask_with(self, request: Request, authorization: str, home: str) -> Answer:
         """Send a login request, with an authorization that is known already."""
 
         async def once(request: Request) -> Answer:
-            return await self._once(request, authorization, _LARGEST_ERROR_BYTES)
+            return await self._once(request, authorization, _LARGEST_ERROR_BYTES, home)
 
         return await self._retrying.send(request, once)
 
-    async def _once(self, request: Request, authorization: str, most: int) -> Answer:
+    async def _once(self, request: Request, authorization: str, most: int, home: str = "") -> Answer:
         """One request, at the host's pace; without a connection, as many as it takes for the run to give up."""
+        first_at: float | None = None
         while True:
             async with self._pace.visit(request.size) as visit:
                 self._requests += 1
-                answer = await self._transport.exchange(request, authorization, most=most)
-                if isinstance(answer, Response):
-                    self._contact_at = self._timing.monotonic()
-                    if answer.status >= 400:
-                        refusal = read_refusal(answer, self._profile, self._timing.wall())
-                        if refusal.throttled:
-                            visit.push_back(refusal.retry_after, limits_rate=answer.status != 503)
-            if not isinstance(answer, Lost) or answer.connected:
+                begun = self._timing.monotonic()
+                first_at = begun if first_at is None else first_at
+                answer = await self._transport.exchange(request, authorization, most=most, home=home)
+                if isinstance(answer, Response) and answer.status >= 400:
+                    refusal = read_refusal(answer, self._profile, self._timing.wall())
+                    if refusal.throttled:
+                        visit.push_back(refusal.retry_after, limits_rate=answer.status != 503)
+            if answer.elsewhere:
                 return answer
-            self._give_up_when_unreachable(answer)
+            if not isinstance(answer, Lost) or answer.connected:
+                self._silent_since = None
+                return answer
+            self._give_up_when_unreachable(answer, begun)
+            if self._timing.monotonic() - first_at >= self._settings.no_connection_seconds:
+                return answer  # others get through
             await self._timing.sleep(self._settings.retry.first_wait)
 
-    def _give_up_when_unreachable(self, answer: Lost) -> None:
-        silent = self._timing.monotonic() - self._contact_at
+    def _give_up_when_unreachable(self, answer: Lost, begun: float) -> None:
+        """Counted from the first try without a connection since there was one."""
+        self._silent_since = begun if self._silent_since is None else self._silent_since
+        silent = self._timing.monotonic() - self._silent_since
         if silent >= self._settings.no_connection_seconds:
             raise UnusableError(
                 f"no connection to {self._where} for {silent:.0f} s: {answer.reason}; is the registry up, and the "
@@ -318,7 +354,7 @@ class RegistryClient:
 
     def _note_denied(self, subject: str, error: RegistryError) -> None:
         """Eight different writes denied, and none done: this account may not write here at all (rule 14)."""
-        if error.status not in {401, 403} or self._wrote:
+        if error.kind != "auth" or self._wrote:
             return
         self._denied.add(subject)
         if len(self._denied) >= _DENIED_WRITES:
@@ -327,15 +363,12 @@ class RegistryClient:
             ) from error
 
 
-def _tags_of(answer: Response) -> list[Tag] | None:
-    """The tags of one page; None when the answer is no list of tags."""
-    try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    tags = document.get("tags") if isinstance(document, dict) else None
-    if tags is None and isinstance(document, dict) and "tags" in document:
-        return []
-    if not isinstance(tags, list):
-        return None
-    return [Tag(tag) for tag in tags if isinstance(tag, str)]
+def _digest_of(answer: Response) -> Digest | None:
+    """What Docker-Content-Digest says; None where it is missing or no digest."""
+    with suppress(InputError):
+        return Digest.parse(answer.header("docker-content-digest"))
+    return None
+
+
+def _is_of(content: bytes, digest: Digest) -> bool:
+    return hashlib.new(digest.algorithm, content).hexdigest() == digest.hex

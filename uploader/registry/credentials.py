@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
+import subprocess
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
+import anyio.to_thread
 
 from uploader.errors import InputError
 
@@ -31,10 +32,16 @@ class Credentials:
     password: str = field(repr=False)
     identity_token: str = field(default="", repr=False)
 
+    def __post_init__(self) -> None:
+        try:
+            _ = self.basic, self.identity_token.encode()
+        except UnicodeEncodeError:
+            raise InputError("a registry login holds characters that are not Unicode: log in again") from None
+
     @property
     def basic(self) -> str:
         """The value of a Basic Authorization header (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode(errors="surrogateescape")).decode()
 
 
 async def find_credentials(host: str, environment: Mapping[str, str]) -> Credentials | None:
@@ -90,8 +97,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the registry logins in {path}: {_reason(error)}") from error
     try:
         config = json.loads(text if len(text) <= _LARGEST_CONFIG_BYTES else b"")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the registry logins in {path} are not JSON: mend or move the file") from error
+    except (ValueError, RecursionError):  # the first would bring the file's text along
+        raise InputError(f"the registry logins in {path} are not JSON: mend or move the file") from None
     return _mapping(config)
 
 
@@ -99,8 +106,8 @@ def _from_entry(path: Path, name: str, entry: dict[str, Any]) -> Credentials | N
     token = entry.get("identitytoken")
     try:
         decoded = base64.b64decode(str(entry.get("auth") or ""), validate=True).decode().rstrip("\0")
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise InputError(f"the login for {name} in {path} is not base64: log in again") from error
+    except ValueError:  # its text would show the login
+        raise InputError(f"the login for {name} in {path} is not base64: log in again") from None
     user, _, password = decoded.partition(":")
     user = user or str(entry.get("username") or "")
     password = password or str(entry.get("password") or "")
@@ -114,25 +121,37 @@ async def _ask_helper(helper: str, name: str, environment: Mapping[str, str]) ->
     if os.sep in helper or not helper.isprintable():
         raise InputError(f"the credential helper {helper[:50]!r} in Docker's config.json is not a plain name")
     program = f"docker-credential-{helper}"
+    run = partial(_run_helper, program, name, dict(environment))
     try:
-        with anyio.fail_after(_HELPER_SECONDS):
-            done = await anyio.run_process([program, "get"], input=name.encode(), check=False, env=dict(environment))
+        done = await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
     except OSError as error:
         raise InputError(f"the credential helper {program} cannot be run: {_reason(error)}") from error
-    except TimeoutError as error:
-        raise InputError(f"the credential helper {program} gave no answer within {_HELPER_SECONDS:.0f} s") from error
+    except subprocess.TimeoutExpired:  # holds what the helper has said so far
+        raise InputError(f"the credential helper {program} gave no answer within {_HELPER_SECONDS:.0f} s") from None
     if done.returncode != 0:
         if b"credentials not found" in done.stdout + done.stderr:
             return None
         raise InputError(f"the credential helper {program} failed for {name} with exit status {done.returncode}")
     try:
         answer = _mapping(json.loads(done.stdout))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the credential helper {program} did not answer with JSON") from error
+    except (ValueError, RecursionError):  # the first would bring the secret along
+        raise InputError(f"the credential helper {program} did not answer with JSON") from None
     user, secret = str(answer.get("Username") or ""), str(answer.get("Secret") or "")
     if user == _IDENTITY_USER:
         return Credentials("", "", secret)
     return Credentials(user, secret) if user else None
+
+
+def _run_helper(program: str, name: str, environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """In a thread, since anyio's own minds a helper that does not read what it is given."""
+    return subprocess.run(  # noqa: S603
+        [program, "get"],
+        input=name.encode(),
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=_HELPER_SECONDS,
+    )
 
 
 def _mapping(value: object) -> dict[str, Any]:

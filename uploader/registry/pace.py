@@ -34,6 +34,8 @@ _CEILING_SHARE = 0.9
 _PROBE_SECONDS = 20.0
 _PROBE_GROWTH = 1.05
 _SMALLEST_RATE = 0.5
+_SHORTEST_SPAN_SECONDS = 0.1
+_WHOLE_CREDIT = 1.0 - 1e-6  # sums of fractions fall a little short of one
 _BURST_SECONDS = 0.1
 _SAID_FROM_SECONDS = 1.0
 
@@ -58,7 +60,7 @@ class PaceRules:
         wait = max(0.0, self.held_until - now)
         if self.rate is not None:
             self._earn(now, self.rate)
-            if self._credit < 1.0:
+            if self._credit < _WHOLE_CREDIT:
                 wait = max(wait, (1.0 - self._credit) / self.rate)
         return wait
 
@@ -91,15 +93,15 @@ class PaceRules:
         self.in_flight_limit = max(1, self.in_flight_limit // 2)
         if limits_rate:
             self.rate = self._ceiling(now)
-            self._credit, self._credit_at, self._probed_at = 0.0, self.held_until, now
+            self._credit, self._credit_at, self._probed_at = 0.0, max(now, self.held_until), now
+        self._accepted.clear()  # the wait that follows says nothing about what the host takes
 
-    def _ceiling(self, now: float) -> float:
+    def _ceiling(self, now: float) -> float | None:
         """Nine tenths of what was accepted lately, or of the ceiling that turned out too high."""
         recent = [at for at in self._accepted if at >= now - _RATE_WINDOW_SECONDS]
-        span = max(now - recent[0], 1.0) if recent else 1.0
-        seen = len(recent) / span
-        limit = min(seen, self.rate) if self.rate is not None else seen
-        return max(limit * _CEILING_SHARE, _SMALLEST_RATE)
+        seen = len(recent) / max(now - recent[0], _SHORTEST_SPAN_SECONDS) if recent else None
+        limits = [limit for limit in (seen, self.rate) if limit is not None]
+        return max(min(limits) * _CEILING_SHARE, _SMALLEST_RATE) if limits else None
 
     def _earn(self, now: float, rate: float) -> None:
         burst = max(1.0, rate * _BURST_SECONDS)

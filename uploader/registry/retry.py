@@ -50,7 +50,7 @@ class Retrying:
         def wait(state: tenacity.RetryCallState) -> float:
             return max(self._asked_wait(state), backoff(state))
 
-        attempts = 1
+        attempts, begun = 1, self._timing.monotonic()
         first: Answer | None = answer
 
         async def again() -> Answer:
@@ -61,8 +61,12 @@ class Retrying:
             attempts += 1
             return await once(request)
 
+        def spent(state: tenacity.RetryCallState) -> bool:
+            time_is_over = self._timing.monotonic() - begun >= self._policy.seconds
+            return time_is_over or state.attempt_number >= self._policy.attempts
+
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self._policy.attempts) | tenacity.stop_after_delay(self._policy.seconds),
+            stop=spent,
             wait=wait,
             retry=tenacity.retry_if_result(lambda result: self.worth_repeating(request, result)),
             retry_error_callback=_last_answer,

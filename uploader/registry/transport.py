@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -14,7 +16,7 @@ import anyio
 from aiohttp import payload
 from yarl import URL
 
-from uploader.errors import InputError, SourceError, UnusableError
+from uploader.errors import InputError, RegistryError, SourceError, UnusableError
 from uploader.oci.http import Answer, Lost, Request, Response, Slice
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ _PIECE_BYTES = 256 * 1024
 _REDIRECTS = 5
 _HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+_LISTS = frozenset({"www-authenticate", "link"})  # headers that may come several times; of others the first counts
+_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Transport:
         ca_file: Path | None,
         sent: Callable[[int], None],
     ) -> None:
-        self.origin = origin
+        self.origin = origin_of(origin)
         self._connections = connections
         self._user_agent = user_agent
         self._timeouts = timeouts
@@ -106,7 +111,7 @@ class Transport:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
             skip_auto_headers=_HEADERS_WE_SET,
             headers={"User-Agent": self._user_agent},
             auto_decompress=False,
@@ -118,32 +123,48 @@ class Transport:
     ) -> None:
         await self._session.close()
 
-    async def exchange(self, request: Request, authorization: str, *, most: int) -> Answer:
-        """Send the request; `authorization` goes to the registry's own origin and nowhere else.
+    async def exchange(self, request: Request, authorization: str, *, most: int, home: str = "") -> Answer:
+        """Send the request; `authorization` goes to the origin `home` (the registry's, if not given), nowhere else.
 
         The answer's body is cut after `most` bytes. Raises SourceError when the request's body cannot be read any
-        more, and UnusableError when the registry's certificate is not trusted.
+        more, RegistryError when it leads where it must not go, and UnusableError when a certificate is not trusted.
         """
-        url = urljoin(self.origin, request.url)
+        home = home or self.origin
+        url = self._resolve(request, self.origin, request.url)
         for _ in range(_REDIRECTS):
-            answer = await self._once(request, url, authorization, most)
-            if not isinstance(answer, Response) or answer.status not in _REDIRECT_STATUS:
+            headers = {**request.headers, "authorization": authorization}
+            if not authorization or origin_of(url) != home:
+                del headers["authorization"]
+            answer = await self._once(request, url, headers, most)
+            answer = replace(answer, elsewhere=origin_of(url) != self.origin)
+            if not isinstance(answer, Response) or not _redirects(request, answer):
                 return answer
-            location = urljoin(url, answer.header("location"))
-            if not self._may_follow(request, answer, location):
+            location = self._resolve(request, url, answer.header("location"))
+            if request.secret and origin_of(location) != home:
                 return answer
             url = location
         return Lost(f"redirected more than {_REDIRECTS} times")
 
-    def _may_follow(self, request: Request, answer: Response, location: str) -> bool:
-        target = urlsplit(location)
-        secure = target.scheme == "https" or (target.scheme == "http" and self.origin.startswith("http:"))
-        return secure and (request.method in {"GET", "HEAD"} or answer.status in {307, 308})
+    def _resolve(self, request: Request, base: str, location: str) -> str:
+        """The address that `location` means at `base`: http or https, never from https to http.
 
-    async def _once(self, request: Request, url: str, authorization: str, most: int) -> Answer:
-        headers = dict(request.headers)
-        if authorization and origin_of(url) == self.origin:
-            headers["authorization"] = authorization
+        A proxy that ends TLS before a registry that does not know of it makes that registry name itself with http:
+        such a Location is taken to the registry's own origin.
+        """
+        try:
+            url = urljoin(base, quote(location, safe=_URL_CHARACTERS))
+        except ValueError:
+            url = ""
+        if not is_web_address(url):
+            raise RegistryError(f"{request.subject}: was sent on to an address that cannot be used")
+        target = urlsplit(url)
+        if target.scheme == "https" or self.origin.startswith("http:"):
+            return url
+        if target.hostname == urlsplit(self.origin).hostname:
+            return self.origin + url[len(f"http://{target.netloc}") :]
+        raise RegistryError(f"{request.subject}: was sent on from https to {origin_of(url)}, which has no TLS")
+
+    async def _once(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
         try:
             return await self._send(request, url, headers, most)
         except aiohttp.ClientConnectorCertificateError as error:
@@ -190,7 +211,7 @@ class Transport:
                 content = await _read(response, most)
             if isinstance(request.body, bytes) and request.body:
                 self._sent(len(request.body))
-            return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+            return Response(response.status, _headers_of(response), content)
         raise TimeoutError
 
 
@@ -208,6 +229,22 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
         if (broken := _source_error(error)) is not None:
             raise broken from None
         raise _BrokenError from error
+
+
+def _redirects(request: Request, answer: Response) -> bool:
+    if answer.status not in _REDIRECT_STATUS or not answer.header("location"):
+        return False
+    return request.method in {"GET", "HEAD"} or answer.status in {307, 308}
+
+
+def _headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in response.headers.items():
+        if (key := name.lower()) not in headers:
+            headers[key] = value
+        elif key in _LISTS:
+            headers[key] += f", {value}"
+    return headers
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
@@ -229,7 +266,23 @@ def _proxy_for(url: str) -> str | None:
     proxies = getproxies()
     if not proxies or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy.startswith(("http://", "https://")):
+        if "://" in proxy:
+            scheme = proxy.partition("://")[0]
+            raise UnusableError(f"the proxy for {parts.scheme} is {scheme[:20]}://…, of which only http:// is known")
+        return f"http://{proxy}"
+    return proxy
+
+
+def is_web_address(url: str) -> bool:
+    """Whether it is http or https, with a host that every reader of URLs reads alike, and without a login in it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
+    return usable and url.isascii() and url.isprintable() and bool(_PLAIN_HOST.fullmatch(parts.hostname or ""))
 
 
 def origin_of(url: str) -> str:
@@ -255,6 +308,9 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _os_reason(error: aiohttp.ClientConnectorError) -> str:
+    number = error.os_error.errno
+    if number and number > 0 and not isinstance(error.os_error, ssl.SSLError):
+        return os.strerror(number)  # "Connection refused", where asyncio says "Connect call failed"
     return error.strerror or _kind(error.os_error)
 
 

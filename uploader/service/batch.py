@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
 
 from uploader.errors import InputError, UnusableError
 from uploader.graph import engine
@@ -12,14 +16,13 @@ from uploader.graph.plan import PackageOutcome, Plan
 from uploader.model.events import Note, PushStarted
 from uploader.model.outcome import Interrupted, Tagged, Traffic
 from uploader.model.package import Blob, Package, PackageGraph
-from uploader.service.push import RepositoryPusher
+from uploader.service.push import PushRules, RepositoryPusher
+from uploader.service.rehearsal import Rehearsal
 from uploader.service.report import Frame, Report, make_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
-
-    import anyio
 
     from uploader.model.events import Emit
     from uploader.model.package import PackageId
@@ -59,8 +62,8 @@ async def run_push(
     if task.strict:
         _refuse_unknown_ids(task)
     started = now()
-    plan = Plan(task.graph, task.selected, rank=_largest_first)
-    emit(PushStarted(len(task.selected), len(task.graph)))
+    plan = await anyio.to_thread.run_sync(partial(Plan, task.graph, task.selected, rank=_largest_first))
+    emit(PushStarted(_to_be_pushed(task), len(task.graph)))
     for note in task.notes:
         emit(Note(note))
     traffic = Traffic()
@@ -74,14 +77,11 @@ async def run_push(
                 contents=contents,
                 record=record,
                 emit=emit,
-                created=task.created,
-                force=task.force,
+                rules=PushRules(task.created, task.force, remembers=not isinstance(destination, Rehearsal)),
             )
-            try:
-                await pusher.prepare()
+            unusable = await _prepare(pusher, stop)
+            if unusable is None:
                 unusable = await engine.run(plan, pusher, jobs=task.jobs, emit=emit, stop=stop)
-            except UnusableError as error:
-                unusable = error
             traffic = destination.traffic()
     except UnusableError as error:  # the destination could not be opened, or not be closed with all its tags
         unusable, lost_tags = error, True
@@ -90,7 +90,7 @@ async def run_push(
     outcomes = plan.outcomes()
     if lost_tags:
         outcomes = (_without_tag(outcome, str(unusable)) for outcome in outcomes)
-    problem = (f"the local record was not used: {record.problem}",) if record.problem else ()
+    problem = (record.problem,) if record.problem else ()
     frame = Frame(
         task.source,
         task.where,
@@ -102,13 +102,39 @@ async def run_push(
     return make_report(frame, outcomes, traffic)
 
 
+async def _prepare(pusher: RepositoryPusher, stop: anyio.Event) -> UnusableError | None:
+    """Learn of the repository, unless the push is stopped first; gives the error that ends the push."""
+    problem: UnusableError | None = None
+
+    async def give_up_on_stop() -> None:
+        await stop.wait()
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(give_up_on_stop)
+        try:
+            await pusher.prepare()
+        except UnusableError as error:
+            problem = error
+        group.cancel_scope.cancel()
+    return problem
+
+
+def _to_be_pushed(task: Task) -> int:
+    return sum(package.id in task.selected and package.absence is None for package in task.graph.packages)
+
+
 def _refuse_unknown_ids(task: Task) -> None:
-    for package in task.graph.packages:
+    """Of any package that a selected one needs, however far down: each would be a gap."""
+    needed = set(task.selected)
+    for package in reversed(task.graph.packages):  # dependents first, so one pass is enough
         unknown = [d for d in package.dependencies if d not in task.graph]
-        if unknown and package.id in task.selected:
+        if unknown and package.id in needed:
             raise InputError(
                 f"package {package.id!r} depends on {unknown[0]!r}, which is not in the graph; --strict allows no gap"
             )
+        if package.id in needed:
+            needed.update(package.dependencies)
 
 
 def _largest_first(package: Package) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import anyio
@@ -23,7 +25,6 @@ from uploader.record import FileState, Record, TreeKey, TreeState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from uploader.model.descriptor import Layer
     from uploader.packing.codecs import Codec
@@ -61,11 +62,14 @@ class Contents:
                 return None
 
     @asynccontextmanager
-    async def open(self, package: Package) -> AsyncIterator[tuple[Layer, FileBody]]:
-        """The package's layer and its bytes, which are those that were hashed; raises SourceError."""
+    async def open(self, package: Package, *, afresh: bool = False) -> AsyncIterator[tuple[Layer, FileBody]]:
+        """The package's layer and its bytes, which are those that were hashed; raises SourceError.
+
+        `afresh`: the content is read, whatever the record says of it.
+        """
         match package.content:
             case Blob() as blob:
-                layer, body = await self._open_blob(blob)
+                layer, body = await self._open_blob(blob, afresh=afresh or self._rules.check_diff_ids)
             case Tree() as tree:
                 layer, body = await self._pack(tree)
             case None:
@@ -75,17 +79,16 @@ class Contents:
         finally:
             body.close()
 
-    async def _open_blob(self, blob: Blob) -> tuple[Layer, FileBody]:
+    async def _open_blob(self, blob: Blob, *, afresh: bool) -> tuple[Layer, FileBody]:
         measured = time.time_ns()
         body = await anyio.to_thread.run_sync(FileBody.at, blob.path)
         try:
             state = FileState.of(body.status, measured)
-            known = None if self._rules.check_diff_ids else self._record.layer_of_file(blob.path, state)
+            known = None if afresh else self._record.layer_of_file(_file_key(blob), state)
             if known is not None and _agrees(known, blob):
-                media_type = blob.media_type or known.descriptor.media_type
-                return replace(known, descriptor=replace(known.descriptor, media_type=media_type)), body
+                return known, body
             layer = await self._work(measure, body, blob, check_diff_id=self._rules.check_diff_ids)
-            self._record.remember_file(blob.path, state, layer)
+            self._record.remember_file(_file_key(blob), state, layer)
         except BaseException:
             body.close()
             raise
@@ -121,7 +124,7 @@ class Contents:
 
     def _tree_key(self, tree: Tree) -> TreeKey:
         codec = self._rules.codec
-        return TreeKey(str(tree.root), tree.at, codec.name, codec.level, self._rules.library)
+        return TreeKey(_root_key(tree), tree.at, codec.name, codec.level, self._rules.library)
 
     async def _work(self, function: Callable[..., _T], *args: object, **options: object) -> _T:
         """Run a function of `packing` in a thread, where it notices between two chunks that we were cancelled."""
@@ -133,6 +136,22 @@ def _stop_if_host_is_cancelled() -> bool:
     """Raises the cancellation itself inside the worker thread."""
     anyio.from_thread.check_cancelled()
     return False
+
+
+def _file_key(blob: Blob) -> Path:
+    """A file in the record; what is believed of it unread (diff ID, media type) belongs to the key, it may be wrong."""
+    algorithm = blob.digest.algorithm if blob.digest else "sha256"
+    if (blob.diff_id, blob.media_type, algorithm) == (None, None, "sha256"):
+        return blob.path
+    return Path(f"{blob.path}\0{algorithm} {blob.diff_id} {blob.media_type}")
+
+
+def _root_key(tree: Tree) -> str:
+    """A tree's root in the record; several packages may share one, each with files of its own."""
+    if tree.files is None:
+        return str(tree.root)
+    listing = "\0".join(tree.files).encode("utf-8", "surrogatepass")
+    return f"{tree.root}\0{hashlib.sha256(listing).hexdigest()}"
 
 
 def _agrees(layer: Layer, blob: Blob) -> bool:

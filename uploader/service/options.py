@@ -32,6 +32,11 @@ class PushOptions:
     jobs: int = 32
     limit_rate: int | None = None
     strict: bool = False
+    base_image: str | None = None
+    update_index: bool = False
+    private: bool = False
+    without_build_dependencies: bool = False
+    spack_root: Path | None = None
     source_date_epoch: int = 0
     ca_file: Path | None = None
     temp_dir: Path | None = None

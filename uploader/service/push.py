@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
 
-from uploader.errors import RegistryError, SourceError, UnusableError
+from uploader.errors import RegistryError, UnusableError
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.events import Sending
-from uploader.model.outcome import Done, How, Tagged
+from uploader.model.outcome import Done, How, Missing, Tagged
 from uploader.oci.image_config import image_config
-from uploader.oci.manifest import (
-    ID_ANNOTATION,
-    config_descriptor,
-    manifest_bytes,
-    missing_annotation,
-    parse_manifest,
-)
+from uploader.oci.manifest import ID_ANNOTATION, config_descriptor, manifest_bytes, missing_annotation, parse_manifest
 from uploader.oci.media_types import OCI_MANIFEST
 from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
 from uploader.record import RecordedManifest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from uploader.graph.plan import Closure
     from uploader.model.digest import Digest
@@ -39,6 +33,19 @@ if TYPE_CHECKING:
 _BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
 _MANIFEST_TRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class PushRules:
+    """How a push works.
+
+    `created` goes into every config (RFC 3339). `force`: what tags, manifests and the local record say is ignored.
+    `remembers`: what was sent is put on record, which is wrong where the sending is only rehearsed.
+    """
+
+    created: str
+    force: bool = False
+    remembers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +97,18 @@ class RepositoryPusher:
         contents: Contents,
         record: Record,
         emit: Emit,
-        created: str,
-        force: bool = False,
+        rules: PushRules,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """`where` is the repository's name in the record; `created` goes into every config."""
+        """`where` is the repository's name in the record."""
         self._destination = destination
         self._where = where
         self._contents = contents
         self._record = record
         self._emit = emit
-        self._created = created
-        self._force = force
+        self._created = rules.created
+        self._force = rules.force
+        self._remembers = rules.remembers
         self._sleep = sleep
         self._empty = False
         self._tagged: dict[PackageId, Digest] = {}
@@ -112,20 +119,22 @@ class RepositoryPusher:
 
     async def prepare(self) -> None:
         """Learn whether the repository is empty: then no tag need be asked for. Also the first login."""
-        self._empty = await self._destination.is_empty()
+        with suppress(RegistryError):  # not to know is no proof: then each tag is asked for
+            self._empty = await self._destination.is_empty()
 
     # -- the engine's Pusher
 
     async def push_layer(self, package: Package) -> Done:
         """Find the layer, or send it: nothing is read that need not be, and nothing sent that is there."""
         await self._look_up_tag(package)
-        recalled = await self._contents.recall(package)
+        recalled = None if self._force else await self._contents.recall(package)
         if recalled is not None and (found := await self._find(package, recalled, ask=True)) is not None:
+            self._owners.setdefault(recalled.descriptor.digest, package)
             return Done(found, "present")
-        async with self._contents.open(package) as (layer, body):
+        async with self._contents.open(package, afresh=self._force) as (layer, body):
+            self._owners.setdefault(layer.descriptor.digest, package)
             if (found := await self._find(package, layer, ask=False)) is not None:
                 return Done(found, "present")
-            self._owners.setdefault(layer.descriptor.digest, package)
             self._emit(Sending(package, layer.descriptor.size))
             return Done(layer, await self._send_once(layer.descriptor, body))
 
@@ -137,13 +146,15 @@ class RepositoryPusher:
             # Somebody else may have filled the repository meanwhile, and with more than we could.
             tagged = await self._destination.find_tag(package.tag)
         if tagged == image.descriptor.digest and not self._force:
+            self._existing.pop(package.id, None)
             self._remember(package, closure, image)
             return Tagged(image.descriptor, pushed=False, missing=closure.missing)
         if tagged is not None and not self._force:
-            existing = await self._read_existing(package, tagged, closure.layers[-1])
+            existing = await self._read_existing(package, tagged, closure.layers)
+            del self._existing[package.id]
             match judge(existing, closure.layers, incomplete=bool(closure.missing)):
                 case Keep() if existing is not None:
-                    return Tagged(existing.descriptor, pushed=False, missing=existing.manifest.missing)
+                    return Tagged(existing.descriptor, pushed=False, missing=_named(existing, closure))
                 case Refuse(reason):
                     raise RegistryError(f"push manifest {package.tag} to {self._where}: {reason}")
                 case _:
@@ -176,38 +187,44 @@ class RepositoryPusher:
             recorded = self._record.manifest(self._where, package.tag)
             if recorded == RecordedManifest(tagged, layer.descriptor.digest):
                 return layer
-            existing = await self._read_existing(package, tagged, layer)
+            existing = await self._read_existing(package, tagged, [layer])
             place = existing.same_layer(layer) if existing else None
             if existing is not None and place is not None:
                 return Layer(existing.manifest.layers[place], layer.diff_id)
-        if ask and self._is_expected(layer.descriptor) and await self._destination.has_blob(layer.descriptor):
-            return layer
+        if ask and self._is_expected(layer.descriptor):
+            if await self._destination.has_blob(layer.descriptor):
+                return layer
+            self._record.forget_blobs(self._where, [layer.descriptor.digest])
         return None
 
     def _is_expected(self, descriptor: Descriptor) -> bool:
         """Whether the blob may well be there: asked about only then."""
         return not self._empty or self._record.has_blob(self._where, descriptor.digest)
 
-    async def _read_existing(self, package: Package, tagged: Digest, layer: Layer) -> Existing | None:
-        """What the tag points at; its config only where the manifest alone does not tell."""
-        if package.id in self._existing:
-            return self._existing[package.id]
-        stored = await self._destination.read_manifest(tagged)
-        manifest = parse_manifest(stored) if stored else None
-        existing = None
-        if stored is not None and manifest is not None:
-            config: bytes | None = None
-            if ID_ANNOTATION not in manifest.annotations or layer.descriptor.digest not in manifest.layer_digests:
-                config = await self._destination.read_blob(manifest.config)
-            descriptor = Descriptor(manifest.media_type, stored.digest, len(stored.content))
-            existing = existing_manifest(descriptor, manifest, config or b"{}")
-        self._existing[package.id] = existing
+    async def _read_existing(self, package: Package, tagged: Digest, layers: Sequence[Layer]) -> Existing | None:
+        """What the tag points at; its config only where the manifest alone does not tell whether it names `layers`."""
+        if package.id not in self._existing:
+            self._existing[package.id] = await self._read_manifest(tagged)
+        existing = self._existing[package.id]
+        if existing is not None and not existing.diff_ids and not _tells(existing, layers):
+            config = await self._destination.read_blob(existing.manifest.config)
+            existing = existing_manifest(existing.descriptor, existing.manifest, config or b"{}")
+            self._existing[package.id] = existing
         return existing
+
+    async def _read_manifest(self, digest: Digest) -> Existing | None:
+        """The manifest, without its config; None for what is no image manifest."""
+        stored = await self._destination.read_manifest(digest)
+        manifest = parse_manifest(stored) if stored else None
+        if stored is None or manifest is None:
+            return None
+        return existing_manifest(Descriptor(manifest.media_type, stored.digest, len(stored.content)), manifest, b"{}")
 
     async def _send_once(self, descriptor: Descriptor, body: Body) -> How:
         """Send the blob, or wait for whoever in this run sends it already, and share the outcome.
 
-        A source that cannot be read is each package's own failure: then the next one tries with its own.
+        A source that cannot be read is each package's own failure, and one who is cancelled speaks for nobody else:
+        then the next one tries with its own.
         """
         while (other := self._uploads.get(descriptor.digest)) is not None:
             await other.ended.wait()
@@ -221,12 +238,12 @@ class RepositoryPusher:
         except (RegistryError, UnusableError) as error:
             upload.error = error
             raise
-        except SourceError:
-            del self._uploads[descriptor.digest]
-            raise
         finally:
+            if upload.how is None and upload.error is None:
+                del self._uploads[descriptor.digest]
             upload.ended.set()
-        self._record.remember_blob(self._where, descriptor.digest)
+        if self._remembers:
+            self._record.remember_blob(self._where, descriptor.digest)
         return upload.how
 
     # -- manifests
@@ -261,17 +278,34 @@ class RepositoryPusher:
         descriptors = [image.config_descriptor, *(layer.descriptor for layer in closure.layers)]
         self._record.forget_blobs(self._where, [descriptor.digest for descriptor in descriptors])
         for descriptor in descriptors:
+            before = self._uploads.get(descriptor.digest)
             if await self._destination.has_blob(descriptor):
                 continue
-            self._uploads.pop(descriptor.digest, None)
+            # One that ended before we asked did not last; one that has begun since may be another manifest's repair.
+            if before is not None and before.ended.is_set() and self._uploads.get(descriptor.digest) is before:
+                del self._uploads[descriptor.digest]
             owner = self._owners.get(descriptor.digest)
             if owner is not None:
                 async with self._contents.open(owner) as (layer, body):
                     await self._send_once(layer.descriptor, body)
 
     def _remember(self, package: Package, closure: Closure, image: Image) -> None:
+        if not self._remembers:
+            return
         own = closure.layers[-1].descriptor.digest
         self._record.remember_manifest(self._where, package.tag, RecordedManifest(image.descriptor.digest, own))
+
+
+def _tells(existing: Existing, layers: Sequence[Layer]) -> bool:
+    """Whether the manifest alone says that it is ours, and names the layers in just this compression."""
+    digests = existing.manifest.layer_digests
+    return existing.ours and all(layer.descriptor.digest in digests for layer in layers)
+
+
+def _named(existing: Existing, closure: Closure) -> tuple[Missing, ...]:
+    """What the existing manifest says that it lacks; its annotation holds no names, so they are ours."""
+    names = {missing.id: missing.name for missing in closure.missing}
+    return tuple(replace(missing, name=names.get(missing.id, missing.name)) for missing in existing.manifest.missing)
 
 
 def _described(manifest: bytes) -> Descriptor:

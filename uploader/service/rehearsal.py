@@ -49,10 +49,13 @@ class Rehearsal:
         return await self._destination.has_blob(descriptor)
 
     async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
-        """Asked about where it may be there; else counted, as an opening and a sending."""
+        """Asked about where it may be there; else counted, as an opening and a sending.
+
+        The question stands for the opening, since most registries let a mount do both in one.
+        """
         if expected and await self._destination.has_blob(descriptor):
             return "present"
-        self._writes += 2
+        self._writes += 1 if expected else 2
         self._bytes += descriptor.size
         return "uploaded"
 
@@ -62,8 +65,9 @@ class Rehearsal:
         self._bytes += len(content)
 
     def traffic(self) -> Traffic:
-        """What a push would send, questions included."""
-        return Traffic(self._bytes, self._destination.traffic().requests + self._writes, 0)
+        """What a push would send, questions included; a folder takes no requests at all."""
+        asked = self._destination.traffic().requests
+        return Traffic(self._bytes, asked + self._writes if asked else 0, 0)
 
     def tags(self) -> AsyncIterator[Tag]:
         """Asked."""

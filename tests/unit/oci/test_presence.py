@@ -1,0 +1,65 @@
+"""Keep, replace, or leave alone what a tag points at (rule 11)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.model.descriptor import Descriptor, Layer
+from uploader.model.digest import Digest
+from uploader.oci.manifest import MISSING_ANNOTATION, Manifest, config_descriptor
+from uploader.oci.media_types import OCI_LAYER_GZIP, OCI_MANIFEST
+from uploader.oci.presence import Existing, Keep, Refuse, Replace, judge
+
+ZLIB, CURL, PERL = (
+    Layer(Descriptor(OCI_LAYER_GZIP, Digest.of(name), 1), Digest.of(name + b".tar"))
+    for name in (b"zlib", b"curl", b"perl")
+)
+
+
+def an_existing(*layers: Layer, ours: bool = True, gaps: bool = False) -> Existing:
+    missing = json.dumps([{"id": "perl", "tag": None, "why": "failed", "index": 0}])
+    annotations = {MISSING_ANNOTATION: missing} if gaps else {}
+    manifest = Manifest(
+        OCI_MANIFEST, config_descriptor(b"{}"), tuple(layer.descriptor for layer in layers), annotations
+    )
+    diff_ids = tuple(str(layer.diff_id) for layer in layers)
+    return Existing(config_descriptor(b"m"), manifest, diff_ids, ours)
+
+
+@pytest.mark.parametrize(
+    ("existing", "layers", "incomplete", "verdict"),
+    [
+        pytest.param(an_existing(ZLIB, CURL), (ZLIB, CURL), False, Keep, id="the same"),
+        pytest.param(an_existing(PERL, ZLIB, CURL), (ZLIB, CURL), False, Keep, id="more"),
+        pytest.param(an_existing(CURL), (ZLIB, CURL), False, Replace, id="fewer"),
+        pytest.param(an_existing(CURL), (ZLIB, CURL), True, Replace, id="fewer, ours incomplete"),
+        pytest.param(an_existing(PERL), (CURL,), True, Replace, id="as many others"),
+        pytest.param(an_existing(PERL, ZLIB), (CURL,), True, Refuse, id="more others, ours incomplete"),
+        pytest.param(an_existing(PERL, ZLIB), (CURL,), False, Replace, id="more others, ours complete"),
+        pytest.param(an_existing(ZLIB, CURL, gaps=True), (ZLIB, CURL), False, Replace, id="claims gaps, ours has none"),
+        pytest.param(an_existing(ZLIB, CURL, gaps=True), (ZLIB, CURL), True, Keep, id="both with gaps"),
+        pytest.param(an_existing(ZLIB, CURL, ours=False), (ZLIB, CURL), False, Refuse, id="somebody else's"),
+        pytest.param(None, (CURL,), False, Refuse, id="no image manifest"),
+    ],
+)
+def test_verdicts(existing: Existing | None, layers: tuple[Layer, ...], incomplete: bool, verdict: type) -> None:
+    assert isinstance(judge(existing, layers, incomplete=incomplete), verdict)
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    refused = judge(an_existing(PERL, ZLIB), (CURL,), incomplete=True)
+    assert isinstance(refused, Refuse)
+    assert "2 layers" in refused.reason
+    assert "--force" in refused.reason
+
+
+@given(st.permutations([ZLIB, CURL, PERL]), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_an_incomplete_manifest_never_replaces_one_with_more_layers(
+    layers: list[Layer], there: int, named: int, gaps: bool
+) -> None:
+    verdict = judge(an_existing(*layers[:there], gaps=gaps), layers[-named:], incomplete=True)
+    assert not (isinstance(verdict, Replace) and there > named)

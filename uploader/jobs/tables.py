@@ -1,0 +1,181 @@
+"""The tables of a job store, the same for both engines, and how an older schema becomes this one.
+
+A job's row is wide and seldom written. What changes with every heartbeat lies in the narrow `leases`, which has a row
+for as long as the lease lasts. `attempts` keeps what became of every lease; `events` is written in the transaction of
+the change that it tells of.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    delete,
+    insert,
+    inspect,
+    select,
+    text,
+)
+
+from uploader.errors import JobStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+
+metadata: Final = MetaData()
+
+LIVE: Final = text("key IS NOT NULL AND state IN ('ready', 'leased')")
+"""The jobs that own their key."""
+
+jobs: Final = Table(
+    "uploader_jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),  # `scheduled` is not kept: it is `ready` with `run_at` to come
+    Column("payload", LargeBinary, nullable=False),
+    Column("key", Text),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("leases", Integer, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("started", Double),
+    Column("finished", Double),
+    Column("run_at", Double, nullable=False),
+    Column("waits_since", Double, nullable=False),  # a clock that shows less was put back: the wait is over
+    Column("progress", Text),
+    Column("error", Text),
+)
+Index("uploader_jobs_live", jobs.c.key, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
+_READY: Final = text("state = 'ready'")
+Index(
+    "uploader_jobs_ready",
+    jobs.c.priority.desc(),
+    jobs.c.run_at,
+    jobs.c.id,
+    sqlite_where=_READY,
+    postgresql_where=_READY,
+)
+Index("uploader_jobs_state", jobs.c.state, jobs.c.id)
+Index("uploader_jobs_finished", jobs.c.finished)
+
+leases: Final = Table(
+    "uploader_leases",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("token", Text, nullable=False, unique=True),
+    Column("worker", Text, nullable=False),
+    Column("ttl", Double, nullable=False),
+    Column("beat", Integer, nullable=False),  # the sign of life
+    Column("settled", Boolean, nullable=False),
+    Column("progress", Text),
+    Column("cancel", Text),  # the reason, once somebody asked for it
+    postgresql_with={"fillfactor": 70},  # room for heartbeats beside the row that they replace
+)
+
+attempts: Final = Table(
+    "uploader_attempts",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("token", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("ended", Double),
+    Column("outcome", Text),
+    Column("error", Text),
+)
+
+reports: Final = Table(
+    "uploader_reports",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("content", LargeBinary, nullable=False),  # compressed by zlib
+)
+
+events: Final = Table(
+    "uploader_events",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("job", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,  # else the number of the last event is given again when that one is dropped
+)
+Index("uploader_events_of_job", events.c.job, events.c.seq)
+
+workers: Final = Table(
+    "uploader_workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+)
+
+facts: Final = Table(
+    "uploader_store",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
+class Schema:
+    """A version of the tables; `steps[n]` makes version n of the one before, by adding and never by taking away.
+
+    A new database is made as the tables above say; so a column that is added there is also added by a step.
+    """
+
+    def __init__(
+        self, version: int = 1, steps: Mapping[int, Callable[[Connection], None]] = MappingProxyType({})
+    ) -> None:
+        self.version = version
+        self._steps = steps
+
+    def bring(self, connection: Connection, store_id: str, name: str) -> str:
+        """Make the database be of this version; gives the id of the store in it, `store_id` where it is new."""
+        tables = inspect(connection).get_table_names()
+        if facts.name not in tables:
+            if jobs.name in tables:
+                raise JobStoreError(f"{name} holds jobs but not which version wrote them", problem="corrupt")
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(facts), [{"name": "id", "value": store_id}])
+            self._stamp(connection)
+            return store_id
+        known = {row.name: row.value for row in connection.execute(select(facts))}
+        self._migrate(connection, int(known["schema"]), name)
+        return str(known["id"])
+
+    def _migrate(self, connection: Connection, found: int, name: str) -> None:
+        if found > self.version:
+            raise JobStoreError(
+                f"{name} has schema {found}, written by a newer uploader; this one knows up to {self.version}: "
+                "use the newer one, or another database",
+                problem="schema",
+            )
+        for version in range(found + 1, self.version + 1):
+            self._steps[version](connection)
+        if found != self.version:
+            self._stamp(connection)
+
+    def _stamp(self, connection: Connection) -> None:
+        connection.execute(delete(facts).where(facts.c.name == "schema"))
+        connection.execute(insert(facts), [{"name": "schema", "value": str(self.version)}])

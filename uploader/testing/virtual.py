@@ -1,0 +1,60 @@
+"""Virtual time: an event loop whose clock stands still while work is done, and jumps when everybody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_T = TypeVar("_T")
+
+
+def run_in_virtual_time(function: Callable[..., Awaitable[_T]], *arguments: object) -> tuple[_T, float]:
+    """Run an async function; gives its result, and how many virtual seconds it took.
+
+    All that waits by the loop's clock (`anyio.sleep`, deadlines, `anyio.current_time`) takes no real time, and
+    the same program takes the same virtual time to the last digit. What works in threads, or waits for sockets, is out
+    of place here: the clock does not know of it.
+    """
+
+    async def timed() -> tuple[_T, float]:
+        began = anyio.current_time()
+        result = await function(*arguments)
+        return result, anyio.current_time() - began
+
+    return anyio.run(timed, backend_options={"loop_factory": _VirtualLoop})
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    """Mutable: its clock, in seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_VirtualSelector(partial(setattr, self, "now"), self.time))
+
+    def time(self) -> float:
+        return self.now
+
+
+class _VirtualSelector(selectors.SelectSelector):
+    """Where a loop would wait for the next timer, it moves the clock there instead."""
+
+    def __init__(self, set_clock: Callable[[float], None], clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._set_clock = set_clock
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Whatever is ready; raises RuntimeError when nothing ever will be."""
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("everything waits for something that never happens, or happens outside virtual time")
+        if not ready and timeout:
+            self._set_clock(self._clock() + timeout)
+        return ready
