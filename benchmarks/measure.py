@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -35,7 +36,7 @@ class Program:
     """A command line; `tells` says that the last line it prints is JSON, metrics of its own."""
 
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     tells: bool = False
 
 
@@ -45,13 +46,12 @@ def python(module: str, *arguments: object) -> list[str]:
 
 
 def run(program: Program, scratch: Path, *, most_seconds: float = MOST_SECONDS) -> Run:
-    """Run the program to its end; what it says is kept in `scratch`, and shown when it fails."""
+    """Run the program to its end, at home in an empty folder; what it says is shown when it fails."""
     output, errors = scratch / "stdout", scratch / "stderr"
-    with output.open("wb") as out, errors.open("wb") as err:
+    with TemporaryDirectory(dir=scratch) as home, output.open("wb") as out, errors.open("wb") as err:
+        environment = {**os.environ, "HOME": home, "XDG_STATE_HOME": home, **program.environment}
         began = time.perf_counter()
-        process = subprocess.Popen(
-            program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **program.environment}
-        )
+        process = subprocess.Popen(program.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
         timer = Timer(most_seconds, process.kill)
         timer.start()
         try:

@@ -24,6 +24,7 @@ _SOURCE: Final = Path(__file__).with_name("nullreg.c")
 _THREADS: Final = 2
 _START_SECONDS: Final = 15.0
 _STOP_SECONDS: Final = 5.0
+_PORT: Final = re.compile("^([0-9]+)\n")
 _LISTENING: Final = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
 _TMPFS: Final = Path("/dev/shm")  # noqa: S108 - memory is what we want
 
@@ -44,9 +45,6 @@ class Server:
     ca_file: Path | None = None
 
 
-Start = "Callable[[], AbstractContextManager[Server]]"
-
-
 def require(program: str) -> str:
     """The program's path; raises Missing."""
     path = shutil.which(program)
@@ -60,7 +58,7 @@ def null_sink(folder: Path) -> Iterator[Server]:
     """`nullreg.c`, compiled below `folder`, with its counts at nought."""
     program = _compiled(folder)
     with _running([str(program), str(_THREADS)], folder) as output:
-        host = f"127.0.0.1:{_awaited(output, re.compile('([0-9]+)\n'))}"
+        host = f"127.0.0.1:{_awaited(output, _PORT)}"
         _get(host, "/reset")
         yield Server(host, lambda: _counts(host))
 
@@ -73,7 +71,10 @@ def registry(folder: Path) -> Iterator[Server]:
     configuration = {
         "version": "0.1",
         "log": {"level": "info", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(content)}, "maintenance": {"uploadpurging": {"enabled": False}}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(content)},
+            "maintenance": {"uploadpurging": {"enabled": False}},
+        },
         "http": {"addr": "127.0.0.1:0", "secret": "shared by no other replica"},
     }
     path = folder / "registry.yml"
@@ -89,7 +90,7 @@ def registry(folder: Path) -> Iterator[Server]:
 def behind(start: Callable[[], AbstractContextManager[Server]], folder: Path, *flags: str) -> Iterator[Server]:
     """Another server behind `front.py`: later, by `--delay SECONDS`, or with TLS, by `--tls FOLDER`."""
     with start() as server, _running(python("benchmarks.front", server.host, *flags), folder, "front") as output:
-        host = f"127.0.0.1:{_awaited(output, re.compile('([0-9]+)\n'))}"
+        host = f"127.0.0.1:{_awaited(output, _PORT)}"
         yield Server(host, server.counts, Path(flags[1]) / "ca.pem" if "--tls" in flags else None)
 
 

@@ -175,19 +175,20 @@ def _write_file(path: Path, size: int, pool: bytes, random: Random) -> None:
 
 
 def _text(random: Random) -> bytes:
-    """Words, few of them frequent: it compresses about as well as source code does."""
+    """Lines of words, few of both frequent: it compresses about as well as source code does."""
     words = ["".join(random.choices("etaoinshrdlucmfw_", k=random.randint(2, 11))) for _ in range(6_000)]
     weights = [1 / (rank + 3) for rank in range(len(words))]
-    text = " ".join(random.choices(words, weights, k=_POOL_BYTES // 5))
-    return text.encode()[:_POOL_BYTES]
+    lines = [" ".join(random.choices(words, weights, k=random.randint(1, 9))) for _ in range(20_000)]
+    weights = [1 / (rank + 30) for rank in range(len(lines))]
+    return "\n".join(random.choices(lines, weights, k=_POOL_BYTES // 20)).encode()[:_POOL_BYTES]
 
 
 def _code(random: Random) -> bytes:
     """Short words of machine code with random operands: it compresses about as well as a library does."""
-    instructions = [random.randbytes(random.randint(2, 6)) for _ in range(3_000)]
+    instructions = [random.randbytes(random.randint(2, 6)) for _ in range(1_000)]
     weights = [1 / (rank + 2) for rank in range(len(instructions))]
-    chosen = random.choices(instructions, weights, k=_POOL_BYTES // 4)
-    return b"".join(code + random.randbytes(n % 8 == 0) for n, code in enumerate(chosen))[:_POOL_BYTES]
+    chosen = random.choices(instructions, weights, k=_POOL_BYTES // 3)
+    return b"".join(code + random.randbytes(n % 20 == 0) for n, code in enumerate(chosen))[:_POOL_BYTES]
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from uploader import wiring
 from uploader.model.reference import parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
+from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
 from uploader.sources.base import parse_source
@@ -64,6 +65,7 @@ async def _run(
     names = (sources,) if isinstance(sources, str) else tuple(sources)
     reference = parse_destination(to)
     merged, selected = await anyio.to_thread.run_sync(_load, names, options)
+    images = ImageMaker(wiring.created_at(options), formats=merged.formats)
     with wiring.open_record(options) as record:
         task = Task(
             merged.graph,
@@ -72,14 +74,15 @@ async def _run(
             source=names,
             notes=merged.notes,
             jobs=options.jobs,
-            created=wiring.created_at(options),
+            images=images,
             force=options.force,
             strict=options.strict,
+            update_index=options.update_index and not rehearse,
         )
         opened = wiring.open_destination(reference, options, emit=emit)
         if rehearse:
             opened = rehearsed(opened)
-        return await run_push(task, opened, wiring.make_contents(options, record), record, emit=emit, stop=stop)
+        return await run_push(task, opened, wiring.make_contents(options, record, images), record, emit=emit, stop=stop)
 
 
 def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:

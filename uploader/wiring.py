@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit
     from uploader.service.destination import Destination
+    from uploader.service.images import ImageMaker
     from uploader.service.options import PushOptions
     from uploader.sources.base import Source
 
@@ -57,13 +58,18 @@ def open_record(options: PushOptions) -> Record:
     return Record(options.state) if options.state else NoRecord()
 
 
-def make_contents(options: PushOptions, record: Record) -> Contents:
+def make_contents(options: PushOptions, record: Record, images: ImageMaker) -> Contents:
     """How packages become layers; raises InputError for a codec or level that is not known."""
     codec = find_codec(options.codec, options.level)
-    return Contents(
-        record,
-        PackingRules(codec, _library_version(codec.name), options.temp_dir, options.check_diff_ids),
+    rules = PackingRules(
+        codec,
+        _library_version(codec.name),
+        options.temp_dir,
+        options.check_diff_ids,
+        formats=images.formats,
+        on_base=frozenset(images.bases),
     )
+    return Contents(record, rules)
 
 
 def _library_version(codec: str) -> str:

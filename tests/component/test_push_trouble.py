@@ -20,6 +20,7 @@ from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord, Record
 from uploader.service.batch import Task, run_push
 from uploader.service.contents import Contents, PackingRules
+from uploader.service.images import ImageMaker
 from uploader.sources.graph_file import GraphFile
 from uploader.testing import DISTRIBUTION_2_8, SPEC, Answer, FakeRegistry, Fault, Hold, Quirks
 from uploader.testing.packages import a_tar, layers_at, write_packages
@@ -179,7 +180,8 @@ async def test_a_stop_leaves_a_true_report_and_the_next_push_finishes(tmp_path: 
                 reports.append(await push(registry, graph, stop))
 
             group.start_soon(work)
-            await registry.wait_until(lambda: "libc" in repository.tags and len(repository.blobs) >= 3)
+            await registry.wait_started("put-blob", 4)  # three layers and the config of libc; that of lib is held
+            await registry.wait_until(lambda: "libc" in repository.tags and len(repository.blobs) == 3)
             stop.set()
         await registry.wait_ended("put-blob", 4)
         assert outcomes(reports[0]) == {"app": "interrupted", "lib": "interrupted", "libc": "pushed"}
@@ -249,7 +251,17 @@ async def _breaking(folder: Path, *, at_once: bool) -> AsyncIterator[Destination
 async def test_tags_that_are_lost_in_the_end_are_not_reported_as_pushed(tmp_path: Path, at_once: bool) -> None:
     loaded = GraphFile(write_packages(tmp_path / "graph", CHAIN)).load()
     graph, everything = PackageGraph(loaded.packages), frozenset(package.id for package in loaded.packages)
-    task = Task(graph, everything, "folder", (), (), jobs=2, created="1970-01-01T00:00:00Z", force=False, strict=False)
+    task = Task(
+        graph,
+        everything,
+        "folder",
+        (),
+        (),
+        jobs=2,
+        images=ImageMaker("1970-01-01T00:00:00Z"),
+        force=False,
+        strict=False,
+    )
     report = await run_push(
         task,
         _breaking(tmp_path / "layout", at_once=at_once),

@@ -18,14 +18,16 @@ from uploader.oci.manifest import StoredManifest
 from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord
 from uploader.service.contents import Contents, PackingRules
+from uploader.service.images import ImageMaker
 from uploader.service.push import PushRules, RepositoryPusher
 from uploader.testing.packages import a_package, a_tar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from uploader.model.descriptor import Descriptor
+    from uploader.model.events import Event
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
 
@@ -110,13 +112,15 @@ class Trio:
     def __init__(self, folder: Path, destination: Held) -> None:
         self.destination = destination
         self.slept: list[float] = []
+        self.events: list[Event] = []
         self.pusher = RepositoryPusher(
             destination,
             "somewhere",
             contents=Contents(NoRecord(), PackingRules(find_codec("gzip", None), "1")),
             record=NoRecord(),
-            emit=lambda _: None,
-            rules=PushRules(CREATED),
+            emit=self.events.append,
+            images=ImageMaker(CREATED),
+            rules=PushRules(),
             sleep=self._sleep,
         )
         self.packages = [self._package(folder, key) for key in ("one", "two", "three")]
@@ -144,14 +148,19 @@ class Trio:
         """The first one sends, the others wait for it."""
         for which in range(3):
             group.start_soon(self.push, which)
-            with anyio.fail_after(5):
-                while not self.destination.uploads:
-                    await anyio.wait_all_tasks_blocked()
+            await wait_until(lambda: len(self.events) > which)  # noqa: B023  (it has read its file)
             await anyio.wait_all_tasks_blocked()
 
     async def closure(self) -> Closure:
         done = await self.pusher.push_layer(self.packages[0])
         return Closure((done.layer,), ())
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Files are read in threads, which `wait_all_tasks_blocked` does not wait for."""
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.wait_all_tasks_blocked()
 
 
 def kinds(trio: Trio) -> list[type]:
@@ -178,8 +187,7 @@ async def test_when_the_one_that_sends_is_cancelled_another_takes_over(tmp_path:
     async with anyio.create_task_group() as group:
         await trio.start(group)
         trio.scopes[0].cancel()
-        await anyio.wait_all_tasks_blocked()
-        assert trio.destination.uploads == [LAYER, LAYER]
+        await wait_until(lambda: trio.destination.uploads == [LAYER, LAYER])
         trio.destination.release.set()
     assert kinds(trio) == [type(None), Done, Done]
     assert trio.destination.uploads == [LAYER, LAYER]
@@ -284,9 +292,7 @@ async def test_two_manifests_that_lack_a_blob_share_its_second_upload(tmp_path: 
     async with anyio.create_task_group() as group:
         for package in trio.packages[:2]:
             group.start_soon(trio.pusher.push_manifest, package, closure)
-            with anyio.fail_after(5):
-                while destination.uploads.count(LAYER) < 2:
-                    await anyio.wait_all_tasks_blocked()
+            await wait_until(lambda: destination.uploads.count(LAYER) == 2)
         await anyio.wait_all_tasks_blocked()
         destination.release.set()
     assert destination.uploads.count(LAYER) == 2
@@ -303,12 +309,9 @@ async def test_an_answer_from_before_the_second_upload_does_not_cause_a_third(tm
     async with anyio.create_task_group() as group:
         for package in trio.packages[:2]:
             group.start_soon(trio.pusher.push_manifest, package, closure)
-        with anyio.fail_after(5):
-            while destination.questions:
-                await anyio.wait_all_tasks_blocked()
-            first.set()
-            while len(destination.manifests) < 1:
-                await anyio.wait_all_tasks_blocked()
+        await wait_until(lambda: not destination.questions)
+        first.set()
+        await wait_until(lambda: len(destination.manifests) == 1)
         second.set()
     assert destination.uploads.count(LAYER) == 2
     assert len(destination.manifests) == 2

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import anyio
 import pytest
 
-from tests.component.a_client import CONFIG, LAYER, NAME, QUICK, ZLIB, a_client, a_manifest, described, fill, has, push
-from uploader.errors import RegistryError, SourceError, UnusableError
+from tests.component.a_client import CONFIG, LAYER, NAME, ZLIB, a_client, a_manifest, described, fill, has, push
+from uploader.errors import RegistryError, SourceError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
-from uploader.model.reference import Registry, Tag
+from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import MIB, Profile
-from uploader.registry.transport import Timeouts
 from uploader.testing import DISTRIBUTION_2_8, ECR, AcceptThenReset, Answer, FakeRegistry, Fault, Hold, Quirks, Stall
-from uploader.testing.clock import Clock
 
 pytestmark = pytest.mark.asyncio
 
@@ -306,142 +302,3 @@ async def closed_soon(registry: FakeRegistry, scope: anyio.CancelScope) -> None:
     await registry.wait_started("put-blob")
     registry.inject(Fault(on="cancel", then=Answer(500)))
     scope.cancel()
-
-
-class TestConnections:
-    async def test_no_registry_there_ends_the_run_after_the_time_that_was_set(self) -> None:
-        clock = Clock()
-        begun = clock.now
-        async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
-            with pytest.raises(UnusableError, match=r"no connection to .* for 24 s: cannot connect to .*refused"):
-                await client.is_empty()
-        assert clock.now - begun == pytest.approx(24.0, abs=1.0)
-
-    async def test_the_time_counts_from_the_first_failure(self) -> None:
-        clock = Clock()
-        async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
-            clock.now += 3600.0
-            begun = clock.now
-            with pytest.raises(UnusableError):
-                await client.is_empty()
-        assert clock.now - begun == pytest.approx(24.0, abs=1.0)
-
-    async def test_a_stall_is_ended_by_lack_of_progress(self) -> None:
-        fault = Fault(on="put-blob", then=Stall(after_bytes=3), times=1)
-        timeouts = Timeouts(stall=0.15, answer=0.15)
-        async with FakeRegistry(faults=[fault]) as registry, a_client(registry, timeouts=timeouts) as client:
-            assert await push(client) == "uploaded"
-            assert len(registry.requests_of("put-blob")) == 2
-
-    async def test_tls_needs_the_authoritys_certificate(self) -> None:
-        async with FakeRegistry(tls=True) as registry:
-            async with a_client(registry, ca_file=registry.ca_file) as client:
-                assert await push(client) == "uploaded"
-            async with a_client(registry) as client:
-                with pytest.raises(UnusableError, match=r"certificate of 127.0.0.1:\d+ is not trusted .*--ca-file"):
-                    await client.is_empty()
-            assert [request.kind for request in registry.requests] == ["open", "put-blob"]
-
-    async def test_a_plain_registry_spoken_to_with_tls_is_no_connection(self) -> None:
-        async with FakeRegistry() as registry, a_client(Registry("https", registry.host)) as client:
-            with pytest.raises(UnusableError, match="no connection"):
-                await client.is_empty()
-
-    async def test_the_http_locations_of_a_registry_behind_a_tls_proxy_are_its_own(self) -> None:
-        async with FakeRegistry(tls=True) as registry, a_client(registry, ca_file=registry.ca_file) as client:
-            location = f"http://127.0.0.1/v2/{NAME}/blobs/uploads/1"
-            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
-            with pytest.raises(RegistryError):
-                await push(client)
-            assert "put-blob" in kinds(registry)
-
-    @pytest.mark.parametrize(
-        "location",
-        [
-            "http://elsewhere.test/u",
-            "ftp://127.0.0.1/u",
-            "http://user:hidden@127.0.0.1/u",
-            "https://a b/u",
-            "https://x\\@y/u",
-        ],
-    )
-    async def test_other_locations_are_not_followed(self, location: str) -> None:
-        async with FakeRegistry(tls=True) as registry, a_client(registry, ca_file=registry.ca_file) as client:
-            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
-            with pytest.raises(RegistryError, match="was sent on") as caught:
-                await push(client)
-            assert "hidden" not in str(caught.value)
-            assert kinds(registry) == ["open"]
-
-    @pytest.mark.parametrize("location", ["/v2/u /x?a=é\u2028 b", "/v2/u%20?q=%zz", '/v2/u?x=<y>"z"'])
-    async def test_an_odd_location_cannot_write_into_the_request(self, location: str) -> None:
-        async with FakeRegistry() as registry, a_client(registry) as client:
-            registry.inject(Fault(on="open", then=Answer(202, headers={"location": location})))
-            with pytest.raises(RegistryError):
-                await push(client)
-            assert {request.kind for request in registry.requests} <= {"open", "other", "head-blob"}
-            assert any(request.method == "PUT" for request in registry.requests)
-
-    async def test_headers_without_end_are_no_answer(self) -> None:
-        bomb = Fault(on="head-manifest", then=Answer(200, headers={f"x-{number}": "y" * 8000 for number in range(200)}))
-        async with FakeRegistry(faults=[bomb]) as registry, a_client(registry) as client:
-            with pytest.raises(RegistryError, match="the connection broke"):
-                await client.find_tag(ZLIB)
-
-    async def test_large_bodies_are_cut(self) -> None:
-        faults = [
-            Fault(on="head-blob", then=Answer(403, body=b"x" * 50_000_000)),
-            Fault(on="put-manifest", then=Answer(400, body=b"x" * 50_000_000)),
-            Fault(on="get-manifest", then=Answer(200, body=b" " * 50_000_000)),
-        ]
-        async with FakeRegistry(faults=faults) as registry, a_client(registry) as client:
-            with pytest.raises(RegistryError) as caught:
-                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
-            assert len(str(caught.value)) < 1000
-            with pytest.raises(RegistryError):
-                await client.read_manifest(Digest.of(a_manifest()))
-
-    async def test_eight_denied_writes_end_the_run(self) -> None:
-        faults = [Fault(on={"open", "put-manifest"}, then=Answer(403))]
-        async with FakeRegistry(faults=faults) as registry, a_client(registry) as client:
-            for number in range(7):
-                for _ in range(2):  # the same write again counts once
-                    with pytest.raises(RegistryError):
-                        await push(client, bytes([number]))
-            with pytest.raises(UnusableError, match="8 writes were denied"):
-                await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
-
-    async def test_eight_denied_writes_are_eight_failures_where_one_write_succeeded(self) -> None:
-        async with FakeRegistry() as registry, a_client(registry) as client:
-            await push(client)
-            registry.inject(Fault(on="open", then=Answer(403)))
-            for number in range(10):
-                with pytest.raises(RegistryError):
-                    await push(client, bytes([number]))
-
-    async def test_a_blob_that_was_there_is_no_write(self) -> None:
-        async with FakeRegistry(faults=[Fault(on="open", then=Answer(403))]) as registry, a_client(registry) as client:
-            fill(registry)
-            await push(client, expected=True)
-            for number in range(7):
-                with pytest.raises(RegistryError):
-                    await push(client, bytes([number]))
-            with pytest.raises(UnusableError):
-                await push(client, b"eighth")
-
-
-async def an_empty_place() -> Registry:
-    """Where a registry was a moment ago, and is no more."""
-    async with FakeRegistry() as registry:
-        return Registry("http", registry.host)
-
-
-async def test_bodies_of_errors_are_read_whatever_they_are() -> None:
-    async with FakeRegistry() as registry, a_client(registry, timeouts=QUICK) as client:
-        for body in (b"\xff", json.dumps([[]] * 10).encode(), b"[" * 10_000):
-            registry.inject(Fault(on="head-blob", then=Answer(400, body=body), times=1))
-            with pytest.raises(RegistryError, match="answered 400"):
-                await client.has_blob(described(body))
-            registry.inject(Fault(on="put-manifest", then=Answer(400, body=body), times=1))
-            with pytest.raises(RegistryError, match="answered 400"):
-                await client.push_manifest(ZLIB, b"{}", OCI_MANIFEST)

@@ -1,6 +1,6 @@
 """The torture of the job store: processes and server killed at random, and then nothing may be lost or done twice.
 
-python -m tests.torture.jobs --seconds 30 --seed 1 --engine sqlite|postgresql [--races 1000]
+python -m tests.torture.jobs --seconds 30 --seed 1 --engine sqlite|postgresql [--races 1000] [--power-cuts 3]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import anyio.to_thread
 from tests.contract.jobs.places import Hands
 from tests.contract.jobs.postgresql import postgres_server
 from tests.torture.job_processes import DIED, TTL, Orders, quiet, run
+from tests.torture.power_cut import power_cut
 from tests.torture.races import ACTS, race
 from uploader.errors import JobStoreError
 from uploader.jobs import FINAL, JobId, open_store
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ROLES: Final = ("client", "client", "worker", "worker", "worker")
 _DRAIN_SECONDS: Final = 60.0
+_CUT_SECONDS: Final = 2.0
 _SERVER_SECONDS: Final = 1.5
 
 
@@ -277,6 +279,15 @@ async def races(url: str, locks: Path, times: int) -> int:
     return times * len(pairs)
 
 
+def cut_power(folder: Path, times: int) -> None:
+    """Nothing confirmed is lost, and something is where commits do not wait for the disk: so the test can fail."""
+    for durable in [True] * times + [False]:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            cut = power_cut(Path(place), _CUT_SECONDS, durable=durable)
+        sys.stdout.write(f"power cut, {'durable' if durable else 'lazy'} commits: {cut}\n")
+        assert (cut.lost == 0) == durable, cut
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run both, and say what happened."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -284,6 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--engine", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--races", type=int, default=0, help="how often each pair of the race matrix is run")
+    parser.add_argument("--power-cuts", type=int, default=0, help="how many (SQLite; root)")
     options = parser.parse_args(arguments)
     quiet()
     sys.stderr.write(f"torture of the job store: {options}\n")
@@ -297,6 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{survived}\n")
         raced = anyio.run(partial(races, racing, folder / "locks", options.races))
         sys.stdout.write(f"{raced} races, each with one winner\n")
+        if options.power_cuts:
+            cut_power(folder, options.power_cuts)
     return 0
 
 

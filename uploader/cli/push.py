@@ -34,6 +34,7 @@ _SOURCES = """
 SOURCE is one of, and may be repeated:
   graph.json, graph.jsonl   a graph file (see `uploader schema graph`); - for standard input
   python:PREFIX             the distributions installed in a Python environment
+  spack:ROOT[#SPEC,…]       an installed Spack store; SPEC is a name, name@version, or /hash
 \b
 DEST is one of:
   oci://HOST[:PORT]/REPOSITORY    a registry, by https
@@ -60,12 +61,17 @@ _OPTIONS: list[Callable[[_Command], _Command]] = [
     setting("--only", type=Commas(), default="package,dependencies", show_default=True, metavar="PARTS", help="Of the roots, push `package`, `dependencies`, or both."),
     setting("--exclude", type=Commas(), multiple=True, metavar="ID_OR_NAME", help="Leave packages out; their dependents go without them."),
     setting("--force", is_flag=True, help="Ignore what tags, manifests and the local record say; blobs that are there are still not sent again."),
+    setting("--base-image", metavar="REF", help="Put the layers of this image (HOST/NAME:TAG, or a layout: oci-layout:PATH:TAG) below the packages'."),
     setting("--codec", type=click.Choice(_CODECS), default="gzip", show_default=True, help="How folders are packed: gzip is a fast encoder, gzip-zlib the classic one."),
     setting("--level", type=int, help="The codec's level.  [default: the codec's own]"),
     setting("--check-diff-ids", is_flag=True, help="Verify given diff_ids by decompressing."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight; the real number adapts to the registry."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, such as 20M."),
     setting("--strict", is_flag=True, help="Any gap is a failure."),
+    setting("--update-index", is_flag=True, help="Spack: merge what was pushed into the index of the build cache."),
+    setting("--private", is_flag=True, help="Spack: push packages that may not be redistributed, too."),
+    setting("--without-build-dependencies", is_flag=True, help="Spack: push only what is needed at run time."),
+    setting("--spack-root", type=click.Path(path_type=Path), metavar="PATH", help="Spack: where Spack itself is installed, where that cannot be found out."),
     setting("--report", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write the report as JSON; - is standard output."),
     setting("--progress", type=click.Choice(("auto", "bar", "plain", "json", "none")), default="auto", show_default=True, help="How to show progress, on standard error."),
     setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),

@@ -59,7 +59,8 @@ def exit_status(report: Report, *, strict: bool, signal_number: int | None) -> i
         return 128 + signal_number
     if report.error is not None:
         return 3
-    return 1 if report.totals.failed or (strict and report.totals.incomplete) else 0
+    index_failed = report.index is not None and report.index.error is not None
+    return 1 if report.totals.failed or index_failed or (strict and report.totals.incomplete) else 0
 
 
 def fail(error: UploaderError) -> NoReturn:

@@ -10,7 +10,7 @@ from uploader.cli.tally import bytes_text, duration_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from uploader.service.report import PackageEntry, Report
+    from uploader.service.report import IndexEntry, PackageEntry, Report
 
 _MOST_FAILURES = 20
 _MOST_NAMES = 3
@@ -28,6 +28,8 @@ def summary(report: Report, seconds: float, *, planned: bool = False) -> Iterato
     if len(failed) > _MOST_FAILURES:
         yield f"        and {len(failed) - _MOST_FAILURES} more failures: see --report"
     yield from _left_out(report, lacking)
+    if report.index is not None:
+        yield from _index(report.index)
     if report.error:
         yield f"ended early: {report.error}"
     yield _totals(report, planned=planned)
@@ -38,6 +40,15 @@ def summary(report: Report, seconds: float, *, planned: bool = False) -> Iterato
         yield f"{bytes_text(totals.bytes_sent)} in {duration_text(seconds)}{rate}, {totals.requests} requests{retries}"
     else:
         yield f"a push would send {bytes_text(report.totals.bytes_sent)} in {report.totals.requests} requests"
+
+
+def _index(index: IndexEntry) -> Iterator[str]:
+    if index.error:
+        yield f"failed: the index: {index.error}"
+        return
+    yield f"the index lists {index.specs} specs" + (", written anew" if index.outcome == "written" else "")
+    for skipped in index.skipped[:_MOST_FAILURES]:
+        yield f"        not in it: {skipped.tag}: {skipped.why}"
 
 
 def _totals(report: Report, *, planned: bool) -> str:

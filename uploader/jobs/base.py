@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NewType, Protocol
 from uploader.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 JobId = NewType("JobId", str)
 """Sorts by the time of submission."""
@@ -166,7 +166,7 @@ class Worker:
 class Stats:
     """How many jobs are in each state, for how long the oldest of the ready ones has been so, and who is at work."""
 
-    jobs: dict[State, int]
+    jobs: Mapping[State, int]
     oldest_ready_seconds: float
     workers: int
 

@@ -15,7 +15,7 @@ from uploader.errors import JobStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 30.0
 _NETWORK: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "glusterfs", "afs", "gpfs", "beegfs", "pvfs2",
     "orangefs", "ocfs2", "gfs2", "9p", "coda", "ncpfs", "sshfs", "s3fs", "rclone", "gcsfuse", "mfs", "juicefs",
@@ -31,7 +31,7 @@ class Gate:
     file also keeps which store lies in the database: a database that is empty or another is then not taken for new.
     """
 
-    def __init__(self, path: Path, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    def __init__(self, path: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._path = path
         self._patience_seconds = patience_seconds
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

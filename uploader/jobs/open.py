@@ -68,7 +68,8 @@ async def open_store(
                 clean = await store.close()
             lock.close(keep=not clean)
     finally:
-        await database.close()
+        with suppress(JobStoreError):
+            await database.close()
 
 
 def _path(url: str) -> Path:

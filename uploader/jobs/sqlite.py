@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from uploader.errors import JobStoreError, UploaderError
 from uploader.jobs.database import Changes, Clock, T, Transaction
-from uploader.jobs.gate import Gate, refuse_network_file_system
+from uploader.jobs.gate import PATIENCE_SECONDS, Gate, refuse_network_file_system
 from uploader.jobs.tables import Schema, events
 
 if TYPE_CHECKING:
@@ -88,9 +88,17 @@ class SqliteDatabase:
     needs both takes `_reading` first. The gate is only passed with `_turn`.
     """
 
-    def __init__(self, path: Path, *, clock: Clock | None = None, schema: Schema | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        schema: Schema | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.changes = Changes()
         self._path = path.resolve()
+        self._patience_seconds = patience_seconds
         self._wall = (clock or Clock()).wall or time.time
         self._schema = schema or Schema()
         self._waiting: list[_Entry[Any]] = []
@@ -100,6 +108,7 @@ class SqliteDatabase:
         self._writer: Connection | None = None
         self._reader: Connection | None = None
         self._reader_is_old = False
+        self._file: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Open the database, make it where there is none, and check that it is whole."""
@@ -153,7 +162,7 @@ class SqliteDatabase:
     def _settle(self, gate: Gate, batch: list[_Entry[Any]]) -> bool:
         try:
             with _errors_of(self._path):
-                return self._together(self._writer or self._open_writer(gate), batch)
+                return self._together(self._ready_writer(gate), batch)
         except _OneFailedError:
             return any([self._settle(gate, [entry]) for entry in batch])  # noqa: C419 - all of them
         except UploaderError as problem:
@@ -195,9 +204,16 @@ class SqliteDatabase:
             if self._gate is None:
                 refuse_network_file_system(self._path)
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._gate = Gate(self._path.with_name(f"{self._path.name}.lock"))
+                gate = self._path.with_name(f"{self._path.name}.lock")
+                self._gate = Gate(gate, patience_seconds=self._patience_seconds)
             with self._gate.passed():
                 yield self._gate
+
+    def _ready_writer(self, gate: Gate) -> Connection:
+        """The connection; anew where its file is not at the path any more, and so would be written to for nothing."""
+        if self._writer is not None and self._file != _identity(self._path):
+            self._drop_writer()
+        return self._writer or self._open_writer(gate)
 
     def _open_writer(self, gate: Gate) -> Connection:
         expected = gate.expected_store()
@@ -215,7 +231,7 @@ class SqliteDatabase:
             raise
         if not expected:
             gate.expect_store(store)
-        self._writer, self._reader_is_old = connection, True
+        self._writer, self._file, self._reader_is_old = connection, _identity(self._path), True
         return connection
 
     def _drop_writer(self) -> None:
@@ -226,8 +242,7 @@ class SqliteDatabase:
 
     def _open_reader(self) -> None:
         with self._guarded() as gate:
-            if self._writer is None:
-                self._open_writer(gate)
+            self._ready_writer(gate)
             if self._reader is not None:
                 self._reader.close()
             self._reader = _connected(self._path, "BEGIN", "PRAGMA query_only = 1")
@@ -259,6 +274,14 @@ def _connected(path: Path, begin: str, *pragmas: str) -> Connection:
     for pragma in (*pragmas, f"PRAGMA journal_size_limit = {_LOG_BYTES}"):
         database.execute(pragma)
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refuse_lost(path: Path, expected: str) -> None:

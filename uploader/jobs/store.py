@@ -81,7 +81,7 @@ class SqlJobStore:
 
     async def lease(self, *, limit: int, ttl: float, wait: float = 0.0) -> list[Lease]:
         """Up to `limit` jobs; what dead processes held is taken back before waiting for others."""
-        if limit < 1 or ttl <= 0:
+        if limit < 1:
             return []
         until = self._clock.monotonic() + wait
         while True:

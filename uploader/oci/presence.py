@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uploader.errors import InputError
+from uploader.model.descriptor import Layer
+from uploader.model.digest import Digest
 from uploader.oci.manifest import ID_ANNOTATION, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uploader.model.descriptor import Descriptor, Layer
+    from uploader.model.descriptor import Descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,16 @@ class Existing:
     manifest: Manifest
     diff_ids: tuple[str, ...]
     ours: bool
+
+    @property
+    def own_layer(self) -> Layer | None:
+        """The package's own layer, the last one; None where the config does not fit the manifest, or is not ours."""
+        if not self.ours or not self.diff_ids or len(self.diff_ids) != len(self.manifest.layers):
+            return None
+        try:
+            return Layer(self.manifest.layers[-1], Digest.parse(self.diff_ids[-1]))
+        except InputError:
+            return None
 
     def names(self, layer: Layer) -> bool:
         """Whether it names the layer, in this compression or another."""

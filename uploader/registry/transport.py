@@ -74,7 +74,10 @@ class _SliceBody(payload.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         offset, end = self._piece.offset, self._piece.offset + self._piece.length
         while offset < end:
-            content = self._piece.body.read(offset, min(_PIECE_BYTES, end - offset))
+            length = min(_PIECE_BYTES, end - offset)
+            content = self._piece.body.read(offset, length)
+            if len(content) != length:
+                raise SourceError(f"the content ended after {offset + len(content)} bytes: it became shorter")
             await writer.write(content)
             await writer.drain()
             offset += len(content)

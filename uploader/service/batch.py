@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from uploader.errors import InputError, UnusableError
+from uploader.errors import InputError, RegistryError, UnusableError
 from uploader.graph import engine
 from uploader.graph.plan import PackageOutcome, Plan
 from uploader.model.events import Note, PushStarted
@@ -18,7 +18,7 @@ from uploader.model.outcome import Interrupted, Tagged, Traffic
 from uploader.model.package import Blob, Package, PackageGraph
 from uploader.service.push import PushRules, RepositoryPusher
 from uploader.service.rehearsal import Rehearsal
-from uploader.service.report import Frame, Report, make_report
+from uploader.service.report import Frame, IndexEntry, Report, SkippedTag, make_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uploader.record import Record
     from uploader.service.contents import Contents
     from uploader.service.destination import Destination
+    from uploader.service.images import ImageMaker
 
 _GUESSED_TREE_BYTES = 8 * 1024 * 1024
 
@@ -43,9 +44,10 @@ class Task:
     source: tuple[str, ...]
     notes: tuple[str, ...]
     jobs: int
-    created: str
+    images: ImageMaker
     force: bool
     strict: bool
+    update_index: bool = False
 
 
 async def run_push(
@@ -68,6 +70,7 @@ async def run_push(
         emit(Note(note))
     traffic = Traffic()
     unusable: UnusableError | None = None
+    index: IndexEntry | None = None
     lost_tags = False
     try:
         async with opened as destination:
@@ -77,11 +80,14 @@ async def run_push(
                 contents=contents,
                 record=record,
                 emit=emit,
-                rules=PushRules(task.created, task.force, remembers=not isinstance(destination, Rehearsal)),
+                images=task.images,
+                rules=PushRules(task.force, remembers=not isinstance(destination, Rehearsal)),
             )
             unusable = await _prepare(pusher, stop)
             if unusable is None:
                 unusable = await engine.run(plan, pusher, jobs=task.jobs, emit=emit, stop=stop)
+            if task.update_index and unusable is None and not stop.is_set():
+                index = await _update_index(task, destination, plan)
             traffic = destination.traffic()
     except UnusableError as error:  # the destination could not be opened, or not be closed with all its tags
         unusable, lost_tags = error, True
@@ -98,6 +104,7 @@ async def run_push(
         now(),
         task.notes + problem,
         str(unusable) if unusable else None,
+        index,
     )
     return make_report(frame, outcomes, traffic)
 
@@ -118,6 +125,22 @@ async def _prepare(pusher: RepositoryPusher, stop: anyio.Event) -> UnusableError
             problem = error
         group.cancel_scope.cancel()
     return problem
+
+
+async def _update_index(task: Task, destination: Destination, plan: Plan) -> IndexEntry | None:
+    """Merge what is tagged now into the Spack index; a failure loses nothing, and is said."""
+    from uploader.service.spack_index import SpackIndex  # noqa: PLC0415  (brings what only Spack stores need)
+    from uploader.sources.spack.index import index_of_formats  # noqa: PLC0415
+
+    tagged = [outcome.package.id for outcome in plan.outcomes() if isinstance(outcome.manifest, Tagged)]
+    try:
+        found = await SpackIndex(destination, task.where).merge(index_of_formats(task.images.formats, tagged))
+    except (RegistryError, InputError) as error:
+        return IndexEntry("failed", error=str(error))
+    if found is None:
+        return None
+    skipped = tuple(SkippedTag(tag, why) for tag, why in sorted(found.skipped.items()))
+    return IndexEntry("written" if found.written else "present", str(found.digest), found.specs, skipped)
 
 
 def _to_be_pushed(task: Task) -> int:

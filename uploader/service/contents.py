@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
@@ -24,22 +24,30 @@ from uploader.packing.tree import fingerprint
 from uploader.record import FileState, Record, TreeKey, TreeState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from uploader.model.descriptor import Layer
+    from uploader.model.package import PackageId, Platform
     from uploader.packing.codecs import Codec
+    from uploader.sources.base import Format
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class PackingRules:
-    """How trees are packed, where packed layers lie until they are sent, and how ready blobs are checked."""
+    """How trees are packed, where packed layers lie until they are sent, and how ready blobs are checked.
+
+    `formats` are what some packages need in their layers. On the platforms of `on_base` a base image lies below, so the
+    entries of parent folders (`tmp/`, `root/`) are left out: they would spoil its modes.
+    """
 
     codec: Codec
     library: str
     temp_dir: Path | None = None
     check_diff_ids: bool = False
+    formats: Mapping[PackageId, Format] = field(default_factory=dict)
+    on_base: frozenset[Platform] = frozenset()
 
 
 class Contents:
@@ -57,7 +65,8 @@ class Contents:
         """
         match package.content:
             case Tree() as tree if self._record.keeps:
-                return self._record.layer_of_tree(self._tree_key(tree), await self._tree_state(tree))
+                state = await self._tree_state(tree)
+                return self._record.layer_of_tree(self._tree_key(package, tree), state)
             case _:
                 return None
 
@@ -71,7 +80,7 @@ class Contents:
             case Blob() as blob:
                 layer, body = await self._open_blob(blob, afresh=afresh or self._rules.check_diff_ids)
             case Tree() as tree:
-                layer, body = await self._pack(tree)
+                layer, body = await self._pack(package, tree)
             case None:
                 raise SourceError(f"package {package.id!r} has no content to push")
         try:
@@ -94,13 +103,21 @@ class Contents:
             raise
         return layer, body
 
-    async def _pack(self, tree: Tree) -> tuple[Layer, FileBody]:
+    def names_content(self, package: Package) -> bool:
+        """Whether the package's tag holds its own hash: then what the tag points at is its layer."""
+        package_format = self._rules.formats.get(package.id)
+        return package_format is not None and package_format.tag_proves_content
+
+    async def _pack(self, package: Package, tree: Tree) -> tuple[Layer, FileBody]:
         state = await self._tree_state(tree) if self._record.keeps else None
         file = cast("BinaryIO", self._temporary_file())
         try:
-            layer = await self._work(pack, tree, self._rules.codec, file)
+            parents = package.platform not in self._rules.on_base
+            layer = await self._work(
+                _pack_with_format, self._rules.formats.get(package.id), tree, self._rules.codec, file, parents=parents
+            )
             if state is not None:
-                self._record.remember_tree(self._tree_key(tree), state, layer)
+                self._record.remember_tree(self._tree_key(package, tree), state, layer)
             return layer, FileBody(file, f"the packed {tree.root}")
         except BaseException:
             file.close()
@@ -122,14 +139,35 @@ class Contents:
         text, newest_ns = await self._work(fingerprint, tree)
         return TreeState(text, newest_ns, measured)
 
-    def _tree_key(self, tree: Tree) -> TreeKey:
+    def _tree_key(self, package: Package, tree: Tree) -> TreeKey:
         codec = self._rules.codec
-        return TreeKey(_root_key(tree), tree.at, codec.name, codec.level, self._rules.library)
+        package_format = self._rules.formats.get(package.id)
+        library = " ".join(
+            [
+                self._rules.library,
+                *(["bare"] if package.platform in self._rules.on_base else []),
+                *([package_format.library] if package_format else []),
+            ]
+        )
+        return TreeKey(_root_key(tree), tree.at, codec.name, codec.level, library)
 
     async def _work(self, function: Callable[..., _T], *args: object, **options: object) -> _T:
         """Run a function of `packing` in a thread, where it notices between two chunks that we were cancelled."""
         work = partial(function, *args, **options, cancelled=_stop_if_host_is_cancelled)
         return await anyio.to_thread.run_sync(work, limiter=self._processors)
+
+
+def _pack_with_format(
+    package_format: Format | None,
+    tree: Tree,
+    codec: Codec,
+    out: BinaryIO,
+    *,
+    parents: bool,
+    cancelled: Callable[[], bool],
+) -> Layer:
+    inspector = package_format.inspector() if package_format else None
+    return pack(tree, codec, out, inspector=inspector, parents=parents, cancelled=cancelled)
 
 
 def _stop_if_host_is_cancelled() -> bool:

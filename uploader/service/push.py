@@ -12,11 +12,10 @@ from uploader.errors import RegistryError, UnusableError
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.events import Sending
 from uploader.model.outcome import Done, How, Missing, Tagged
-from uploader.oci.image_config import image_config
-from uploader.oci.manifest import ID_ANNOTATION, config_descriptor, manifest_bytes, missing_annotation, parse_manifest
-from uploader.oci.media_types import OCI_MANIFEST
+from uploader.oci.manifest import parse_manifest
 from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
 from uploader.record import RecordedManifest
+from uploader.service.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from uploader.record import Record
     from uploader.service.contents import Contents
     from uploader.service.destination import Destination
+    from uploader.service.images import Image, ImageMaker
 
 _BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
 _MANIFEST_TRIES = 5
@@ -39,39 +39,12 @@ _FIRST_WAIT_SECONDS = 0.2
 class PushRules:
     """How a push works.
 
-    `created` goes into every config (RFC 3339). `force`: what tags, manifests and the local record say is ignored.
-    `remembers`: what was sent is put on record, which is wrong where the sending is only rehearsed.
+    `force`: what tags, manifests and the local record say is ignored. `remembers`: what was sent is put on record,
+    which is wrong where the sending is only rehearsed.
     """
 
-    created: str
     force: bool = False
     remembers: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A package's manifest and config, ready to be sent."""
-
-    manifest: bytes
-    descriptor: Descriptor
-    config: bytes
-    config_descriptor: Descriptor
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """A body that is held in memory (`oci.http.Body`)."""
-
-    content: bytes
-
-    @property
-    def size(self) -> int:
-        """Its length in bytes."""
-        return len(self.content)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`."""
-        return self.content[offset : offset + length]
 
 
 class _Upload:
@@ -95,6 +68,7 @@ class RepositoryPusher:
         where: str,
         *,
         contents: Contents,
+        images: ImageMaker,
         record: Record,
         emit: Emit,
         rules: PushRules,
@@ -106,7 +80,7 @@ class RepositoryPusher:
         self._contents = contents
         self._record = record
         self._emit = emit
-        self._created = rules.created
+        self._images = images
         self._force = rules.force
         self._remembers = rules.remembers
         self._sleep = sleep
@@ -127,6 +101,8 @@ class RepositoryPusher:
     async def push_layer(self, package: Package) -> Done:
         """Find the layer, or send it: nothing is read that need not be, and nothing sent that is there."""
         await self._look_up_tag(package)
+        if (proven := await self._proven_by_tag(package)) is not None:
+            return Done(proven, "present")
         recalled = None if self._force else await self._contents.recall(package)
         if recalled is not None and (found := await self._find(package, recalled, ask=True)) is not None:
             self._owners.setdefault(recalled.descriptor.digest, package)
@@ -140,7 +116,7 @@ class RepositoryPusher:
 
     async def push_manifest(self, package: Package, closure: Closure) -> Tagged:
         """Point the tag at the package's manifest, unless something as good or better is there."""
-        image = self._image(package, closure)
+        image = await self._images.make(package, closure)
         tagged = self._tagged.pop(package.id, None)
         if tagged is None and closure.missing and self._empty and not self._force:
             # Somebody else may have filled the repository meanwhile, and with more than we could.
@@ -150,9 +126,9 @@ class RepositoryPusher:
             self._remember(package, closure, image)
             return Tagged(image.descriptor, pushed=False, missing=closure.missing)
         if tagged is not None and not self._force:
-            existing = await self._read_existing(package, tagged, closure.layers)
+            existing = await self._read_existing(package, tagged, image.layers)
             del self._existing[package.id]
-            match judge(existing, closure.layers, incomplete=bool(closure.missing)):
+            match judge(existing, image.layers, incomplete=bool(closure.missing)):
                 case Keep() if existing is not None:
                     return Tagged(existing.descriptor, pushed=False, missing=_named(existing, closure))
                 case Refuse(reason):
@@ -180,6 +156,20 @@ class RepositoryPusher:
         if digest is not None:
             self._tagged[package.id] = digest
 
+    async def _proven_by_tag(self, package: Package) -> Layer | None:
+        """The own layer of what the tag points at, where the tag itself says that it is this package's.
+
+        What the record knows needs no request: then the usual way is the shorter one.
+        """
+        tagged = self._tagged.get(package.id)
+        if tagged is None or not self._contents.names_content(package):
+            return None
+        recorded = self._record.manifest(self._where, package.tag)
+        if recorded is not None and recorded.digest == tagged:
+            return None
+        existing = await self._read_existing(package, tagged, ())
+        return existing.own_layer if existing else None
+
     async def _find(self, package: Package, layer: Layer, *, ask: bool) -> Layer | None:
         """The layer as the repository has it: by the record, by the manifest at the tag, or, with `ask`, by HEAD."""
         tagged = self._tagged.get(package.id)
@@ -206,7 +196,7 @@ class RepositoryPusher:
         if package.id not in self._existing:
             self._existing[package.id] = await self._read_manifest(tagged)
         existing = self._existing[package.id]
-        if existing is not None and not existing.diff_ids and not _tells(existing, layers):
+        if existing is not None and not existing.diff_ids and not (layers and _tells(existing, layers)):
             config = await self._destination.read_blob(existing.manifest.config)
             existing = existing_manifest(existing.descriptor, existing.manifest, config or b"{}")
             self._existing[package.id] = existing
@@ -248,13 +238,6 @@ class RepositoryPusher:
 
     # -- manifests
 
-    def _image(self, package: Package, closure: Closure) -> Image:
-        config = image_config(package, [layer.diff_id for layer in closure.layers], created=self._created)
-        described = config_descriptor(config)
-        annotations = {**package.annotations, ID_ANNOTATION: package.id, **missing_annotation(closure.missing)}
-        manifest = manifest_bytes(described, [layer.descriptor for layer in closure.layers], annotations)
-        return Image(manifest, _described(manifest), config, described)
-
     async def _write(self, package: Package, closure: Closure, image: Image) -> Tagged:
         """Config, then manifest. A registry that does not know a blob (yet) is asked, and given what it lacks."""
         tagged = Tagged(image.descriptor, pushed=True, missing=closure.missing)
@@ -262,7 +245,7 @@ class RepositoryPusher:
             await self._send_once(image.config_descriptor, Memory(image.config))
             self._writing[package.id] = tagged
             try:
-                await self._destination.push_manifest(package.tag, image.manifest, OCI_MANIFEST)
+                await self._destination.push_manifest(package.tag, image.manifest, image.descriptor.media_type)
                 break
             except RegistryError as error:
                 if not tries_left or _BLOB_UNKNOWN.isdisjoint(error.codes):
@@ -306,8 +289,3 @@ def _named(existing: Existing, closure: Closure) -> tuple[Missing, ...]:
     """What the existing manifest says that it lacks; its annotation holds no names, so they are ours."""
     names = {missing.id: missing.name for missing in closure.missing}
     return tuple(replace(missing, name=names.get(missing.id, missing.name)) for missing in existing.manifest.missing)
-
-
-def _described(manifest: bytes) -> Descriptor:
-    described = config_descriptor(manifest)
-    return Descriptor(OCI_MANIFEST, described.digest, described.size)

@@ -81,6 +81,25 @@ class PackageEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class SkippedTag:
+    """A tag that looks like a spec's, and why it is not in the index."""
+
+    tag: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """The index of a Spack build cache after the push."""
+
+    outcome: Literal["written", "present", "failed"]
+    digest: str | None = None
+    specs: int = 0
+    skipped: tuple[SkippedTag, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Counts. `incomplete` are the tags that lack a layer which was not left out by choice."""
 
@@ -109,6 +128,7 @@ class Report:
     packages: tuple[PackageEntry, ...]
     notes: tuple[str, ...] = ()
     error: str | None = None
+    index: IndexEntry | None = None
 
     def to_json(self) -> str:
         """As one JSON document, absent values left out of the package entries."""
@@ -129,6 +149,7 @@ class Frame:
     finished: datetime
     notes: tuple[str, ...] = ()
     error: str | None = None
+    index: IndexEntry | None = None
 
 
 def make_report(frame: Frame, outcomes: Iterable[PackageOutcome], traffic: Traffic) -> Report:
@@ -144,6 +165,7 @@ def make_report(frame: Frame, outcomes: Iterable[PackageOutcome], traffic: Traff
         entries,
         frame.notes,
         frame.error,
+        frame.index,
     )
 
 

@@ -17,7 +17,7 @@ from uploader.testing.parts import PartFailedError, PartMissing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 40.0
 
 
 class PostgresServer:

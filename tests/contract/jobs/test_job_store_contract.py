@@ -38,6 +38,14 @@ async def test_unknown_job_is_none(place: Place) -> None:
         assert await store.history(JobId("nobody")) == ()
 
 
+async def test_nothing_asked_is_nothing_done(place: Place) -> None:
+    async with place.open() as store:
+        await submitted(store)
+        assert await store.submit([]) == []
+        assert await store.renew([]) == []
+        assert await store.lease(limit=0, ttl=TTL) == []
+
+
 async def test_batch_is_all_or_nothing(place: Place) -> None:
     async with place.open() as store:
         with pytest.raises(InputError):
@@ -108,7 +116,7 @@ async def test_succeeded_job_keeps_its_report(place: Place) -> None:
         lease = await leased(store)
         assert (lease.job.state, lease.job.attempts) == ("leased", 1)
         assert await store.complete(lease, b'{"schema": 1}')
-        assert await state_of(store, job) == "succeeded"
+        assert [one.id for one in (await store.jobs(state="succeeded")).jobs] == [job]
         assert await store.report(job) == b'{"schema": 1}'
         assert await store.lease(limit=1, ttl=TTL) == []
 

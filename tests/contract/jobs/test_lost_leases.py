@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from tests.contract.jobs.places import TTL, kinds, leased, state_of, submitted
-from uploader.jobs import Heartbeat
+from uploader.jobs import Heartbeat, upkeep
+from uploader.jobs.upkeep import Held
 
 if TYPE_CHECKING:
     from tests.contract.jobs.places import Hands, Place
@@ -43,6 +45,17 @@ async def test_renewed_lease_is_kept(place: Place, hands: Hands) -> None:
             hands.pass_time(TTL / 2)
             assert await holder.renew([Heartbeat(lease)]) == ["held"]
         assert (await other.sweep()).taken_back == 0
+        assert await holder.complete(lease, b"{}")
+
+
+async def test_renewal_between_looking_and_taking_back_keeps_the_lease(place: Place) -> None:
+    async with place.open() as holder, place.open() as other:
+        job = await submitted(other)
+        lease = await leased(holder)
+        as_seen = Held(job, lease.token, TTL, beat=0)
+        assert await holder.renew([Heartbeat(lease)]) == ["held"]
+        take_back = partial(upkeep.take_back, expired=[as_seen], gone=[], silent=[])
+        assert await other._database.write(take_back) == 0
         assert await holder.complete(lease, b"{}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import asyncpg  # type: ignore[import-untyped]  # it has no types
 import pytest
+from sqlalchemy import text
 
 from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
 from uploader.errors import JobStoreError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.contract.jobs.postgresql import PostgresServer
+    from uploader.jobs.database import Transaction
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,13 +56,12 @@ async def test_server_that_is_not_there_is_an_error_without_the_password() -> No
     assert "secret" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("setting", ["synchronous_commit"])
-async def test_setting_that_would_lose_jobs_is_refused(place: Place, setting: str) -> None:
+async def test_setting_that_would_lose_jobs_is_refused(place: Place) -> None:
     connection = await asyncpg.connect(place.url)
     name = await connection.fetchval("SELECT current_database()")
-    await connection.execute(f"ALTER DATABASE {name} SET {setting} = off")
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     await connection.close()
-    with pytest.raises(JobStoreError, match=f"{setting} = off") as refusal:
+    with pytest.raises(JobStoreError, match="synchronous_commit = off") as refusal:
         async with place.open():
             pass
     assert refusal.value.problem == "unsuitable"
@@ -85,3 +86,22 @@ async def test_listener_that_died_is_made_anew(place: Place) -> None:
             assert not listener.is_closed()
             listener.terminate()
             assert listener.is_closed()
+
+
+@pytest.mark.parametrize(("times", "answer"), [(3, "done"), (99, "JobStoreError")])
+async def test_transaction_that_the_server_rolled_back_is_run_again(place: Place, times: int, answer: str) -> None:
+    tries = 0
+
+    def deadlocks_at_first(tx: Transaction) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= times:
+            tx.connection.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$"))
+        return "done"
+
+    async with place.open() as store:
+        try:
+            got = await store._database.write(deadlocks_at_first)
+        except JobStoreError as error:
+            got = type(error).__name__
+    assert got == answer

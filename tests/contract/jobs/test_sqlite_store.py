@@ -15,14 +15,16 @@ import anyio
 import pytest
 from sqlalchemy import text
 
-from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
+from tests.contract.jobs.places import Hands, Place, kinds, leased, state_of, submitted
 from uploader.errors import InputError, JobStoreError
-from uploader.jobs import JobSpec, open_store
+from uploader.jobs import JobSpec, open_store, upkeep
 from uploader.jobs.gate import Gate
+from uploader.jobs.sqlite import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from uploader.jobs.database import Transaction
     from uploader.jobs.store import SqlJobStore
 
 pytestmark = pytest.mark.asyncio
@@ -167,6 +169,18 @@ async def test_other_store_in_the_same_place_is_refused(place: Place, database: 
             pass
 
 
+async def test_file_that_is_taken_away_from_a_running_store_is_missed(place: Place, database: Path) -> None:
+    away = database.with_name("away")
+    async with place.open() as store:
+        job = await submitted(store)
+        os.rename(database, away)  # noqa: PTH104 - of one file system
+        with pytest.raises(JobStoreError, match="is gone now"):
+            await submitted(store)
+        os.rename(away, database)  # noqa: PTH104
+        assert await state_of(store, job) == "ready"
+        await submitted(store)
+
+
 async def test_other_programs_database_is_refused_and_left_as_it_is(place: Place, database: Path) -> None:
     with sqlite3.connect(database) as theirs:
         theirs.execute("CREATE TABLE theirs (x)")
@@ -214,7 +228,7 @@ async def test_gate_that_another_process_never_leaves_is_an_error(tmp_path: Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -238,3 +252,35 @@ async def test_one_callers_mistake_is_not_the_others(place: Place) -> None:
                 group.start_soon(wrong if number == 4 else right, store)
         assert sorted(outcomes) == ["right"] * 8 + ["wrong"]
         assert (await store.stats()).jobs["ready"] == 8
+
+
+async def test_gate_that_stays_shut_is_an_error_for_all_who_wait_and_passes(database: Path) -> None:
+    store = SqliteDatabase(database, patience_seconds=0.01)
+    await store.open()
+    errors: list[JobStoreError] = []
+
+    async def write() -> None:
+        try:
+            await store.write(upkeep.check)
+        except JobStoreError as error:
+            errors.append(error)
+
+    with locked(database.with_name("jobs.db.lock")):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(write)
+    assert [error.problem for error in errors] == ["unavailable"] * 3
+    await store.write(upkeep.check)
+    await store.close()
+
+
+async def test_bug_in_one_work_is_raised_and_changes_nothing(place: Place) -> None:
+    def fails(tx: Transaction) -> float:
+        tx.note("nobody", "leased")
+        return 1 / 0
+
+    async with place.open() as store:
+        with pytest.raises(ZeroDivisionError):
+            await store._database.write(fails)
+        assert await kinds(store) == []
+        await submitted(store)

@@ -1,0 +1,44 @@
+"""Pushes of our own from Python, in one process: how long each takes without its start, and what memory does.
+
+    python -m benchmarks.own_push GRAPH DESTINATION [TIMES]
+
+Prints, as JSON, the seconds of the last push, and the resident memory after the first ones and after the last.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+import uploader
+from uploader.api import push
+
+
+async def _main(graph: str, to: str, times: int) -> None:
+    resident: list[int] = []
+    seconds = 0.0
+    for _ in range(times):
+        began = time.perf_counter()
+        report = await push(graph, to, uploader.PushOptions())
+        seconds = time.perf_counter() - began
+        if report.error or report.totals.failed:
+            raise SystemExit(f"the push failed: {report.totals} {report.error}")
+        del report
+        gc.collect()
+        resident.append(_resident_bytes())
+    settled = resident[min(4, len(resident) - 1)]
+    print(json.dumps({"push": seconds, "resident": resident[-1], "growth": resident[-1] - settled}))
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    anyio.run(_main, sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 1)
