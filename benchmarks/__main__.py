@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +16,18 @@ from benchmarks import plot, results
 from benchmarks.suite import Settings, Suite
 from benchmarks.targets import verdicts
 
-_QUICK_SHARE = 0.1
+_QUICK = {"B": 0.5, "C": 0.1, "D": 0.1}
 
 
 def main() -> None:
     """Run, show, save."""
     given = _parser().parse_args()
-    share = _QUICK_SHARE if given.quick else 1.0
+    shares = _QUICK if given.quick else {}
     rounds = given.rounds or (3 if given.quick else 5)
-    measured = results.Results(_machine(), share)
-    settings = Settings(given.folder.absolute(), rounds, share, given.oras_python)
+    measured = results.Results(_machine(), shares)
+    settings = Settings(given.folder.absolute(), rounds, shares, given.oras_python, given.only)
     suite = Suite(settings, measured, lambda text: print(text, file=sys.stderr, flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
     try:
         suite.run(given.works.replace(",", ""))
     finally:
@@ -37,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--works", default="A,B,C,D,S", help="which of A, B, C, D (works.py), and S: start and memory")
     parser.add_argument("--rounds", type=int, help="how often everything is run; 5, or 3 with --quick")
-    parser.add_argument("--quick", action="store_true", help="a tenth of B, C and D: minutes instead of an hour")
+    parser.add_argument(
+        "--quick", action="store_true", help="half of B, a tenth of C and D: minutes instead of half an hour"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the matches with this in their name")
     parser.add_argument("--folder", type=Path, default=Path("run/bench"), help="where the works are kept; 8 GB")
     parser.add_argument("--oras-python", default=sys.executable, metavar="PATH", help="a Python that has oras-py")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
@@ -50,6 +56,8 @@ def _show(measured: results.Results, given: argparse.Namespace) -> None:
     print(", ".join(f"{key}: {value}" for key, value in measured.machine.items()), end="\n\n")
     for text in (*results.tables(measured), verdicts(measured)):
         print(text, end="\n\n")
+    floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"- peak MB is at least {floor}, that of the process which measures")
     for note in measured.notes:
         print(f"- {note}")
     if given.json:

@@ -58,13 +58,15 @@ def run(program: Program, scratch: Path, *, most_seconds: float = MOST_SECONDS) 
             _, status, used = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
+            process.wait()
             raise
         finally:
             timer.cancel()
         wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        said = errors.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace")
-        raise RunFailedError(f"{' '.join(program.command[:6])} … ended with status {process.returncode}: {said}")
+        said = errors.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace").split("\n")
+        last = next((line for line in reversed(said) if any(map(str.isalpha, line))), "it said nothing").strip(" |")
+        raise RunFailedError(f"{' '.join(program.command[:4])} … ended with status {process.returncode}: {last}")
     told = json.loads(output.read_text().splitlines()[-1]) if program.tells else {}
     return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "rss": used.ru_maxrss * 1024.0, **told}

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from benchmarks.measure import Run
@@ -51,10 +51,13 @@ COLUMNS: Final = (
 
 @dataclass(slots=True)
 class Results:
-    """Mutable: the runs by match and contender, in order, the notes on what was left out, and the machine."""
+    """Mutable: the runs by match and contender, in order, the notes on what was left out, and the machine.
+
+    `shares` are the works that were made smaller, and how much.
+    """
 
     machine: dict[str, Any]
-    share: float
+    shares: Mapping[str, float]
     matches: defaultdict[str, dict[str, list[Run]]] = field(default_factory=lambda: defaultdict(dict))
     notes: list[str] = field(default_factory=list)
 
@@ -77,7 +80,7 @@ class Results:
         document = {
             "schema": SCHEMA,
             "machine": self.machine,
-            "share": self.share,
+            "shares": self.shares,
             "matches": self.matches,
             "notes": self.notes,
         }
@@ -89,7 +92,7 @@ def load(path: Path) -> Results:
     document = json.loads(path.read_text())
     if document.get("schema") != SCHEMA:
         raise SystemExit(f"{path} is not a result of these benchmarks ({SCHEMA})")
-    results = Results(document["machine"], document["share"], notes=document["notes"])
+    results = Results(document["machine"], document["shares"], notes=document["notes"])
     results.matches.update(document["matches"])
     return results
 
@@ -102,7 +105,7 @@ def tables(results: Results) -> Iterator[str]:
         first = next(iter(contenders))
         for who, runs in contenders.items():
             times = results.ratio(match, who, first, "wall")
-            ratio = "" if who == first or times is None else f"{times:.1f} x"
+            ratio = "" if who == first or times is None or "packages" in runs[0] else f"{times:.1f} x"
             cells = [[run[column.metric] for run in runs if column.metric in run] for column in columns]
             shown = [column.shown(cell) if cell else "" for column, cell in zip(columns, cells, strict=True)]
             rows.append([who, *shown, ratio])

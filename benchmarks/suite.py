@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,12 +33,18 @@ _REQUESTS_ONE_AFTER_THE_OTHER = 6  # the tags, two for a layer, two for a config
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much is done: `share` of each work, `rounds` runs of everything; files are kept below `folder`."""
+    """How much is done: `rounds` runs of everything, of each work its share; files are kept below `folder`."""
 
     folder: Path
     rounds: int
-    share: float
+    shares: Mapping[str, float]
     oras_python: str
+    only: str = ""
+    """A part of the names of the matches to run; the others are passed over."""
+
+    def share(self, work: str) -> float:
+        """How much of a work is made: 1 is all of it."""
+        return self.shares.get(work, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ class Suite:
             Match(targets.A_REGISTRY, self._registry, [_uploader(graph), in_python, *others, rivals.raw(layout)])
         )
         slow = partial(servers.behind, self._sink, self._tools, "--delay", str(_DELAY))
-        self._match(Match(targets.A_SLOW, slow, [_uploader(graph, "--jobs", str(_IN_FLIGHT))]))
+        in_python = Contender(targets.IN_PYTHON, partial(_own_push, graph, jobs=_IN_FLIGHT))
+        self._match(Match(targets.A_SLOW, slow, [_uploader(graph, "--jobs", str(_IN_FLIGHT)), in_python]))
         self._add_ideal()
 
     def _add_ideal(self) -> None:
@@ -89,7 +96,7 @@ class Suite:
         requests = self._results.middle(targets.A_SLOW, targets.OURS, "requests")
         if requests:
             waves = max(ceil(requests / _IN_FLIGHT), _REQUESTS_ONE_AFTER_THE_OTHER)
-            self._results.add(targets.A_SLOW, targets.IDEAL, {"wall": waves * _DELAY})
+            self._results.add(targets.A_SLOW, targets.IDEAL, {"wall": waves * _DELAY, "push": waves * _DELAY})
 
     def _run_b(self) -> None:
         folder = self._made("B")
@@ -123,7 +130,7 @@ class Suite:
 
     def _push_c_again(self, graph: Path) -> None:
         """The same home each time: the local record knows the trees, the registry has the tags."""
-        if not self._starts(targets.C_AGAIN, self._registry):
+        if self._settings.only not in targets.C_AGAIN or not self._starts(targets.C_AGAIN, self._registry):
             return
         with tempfile.TemporaryDirectory() as home, self._registry() as server:
             again = _uploader(graph, home=Path(home))
@@ -132,7 +139,7 @@ class Suite:
 
     def _run_d(self) -> None:
         folder = self._made("D")
-        for count in d_sizes(self._settings.share):
+        for count in d_sizes(self._settings.share("D")):
             name = targets.packages(count)
             push = _uploader(folder / f"graph-{count}.jsonl", name=name)
             bare = Contender(name, partial(_bare_engine, count))
@@ -152,7 +159,7 @@ class Suite:
     # -- running
 
     def _match(self, match: Match, rounds: int = 0) -> None:
-        if not match.contenders or not self._starts(match.name, match.start):
+        if self._settings.only not in match.name or not self._starts(match.name, match.start):
             return
         contenders = list(match.contenders)
         for number in range(rounds or self._settings.rounds):
@@ -197,11 +204,12 @@ class Suite:
 
     def _made(self, name: str) -> Path:
         """The folder of a work, made if need be: by a process of its own, and whole or not at all."""
-        folder = self._settings.folder / f"{name}-v{VERSION}-{self._settings.share:g}"
+        share = self._settings.share(name)
+        folder = self._settings.folder / f"{name}-v{VERSION}-{share:g}"
         if not folder.exists():
             self._say(f"making work {name} in {folder}")
             with _removed(folder.with_suffix(".part")) as part:
-                subprocess.run(python("benchmarks.works", name, part, "--share", self._settings.share), check=True)
+                subprocess.run(python("benchmarks.works", name, part, "--share", share), check=True)
                 part.rename(folder)
         return folder
 
@@ -244,8 +252,10 @@ def _uploader(graph: Path, *flags: str, name: str = targets.OURS, home: Path | N
     return Contender(name, program)
 
 
-def _own_push(graph: Path, server: Server, *, times: int = 1) -> Program:
-    return Program(python("benchmarks.own_push", graph, f"oci+http://{server.host}/bench/ours", times), tells=True)
+def _own_push(graph: Path, server: Server, *, times: int = 1, jobs: int = 32) -> Program:
+    return Program(
+        python("benchmarks.own_push", graph, f"oci+http://{server.host}/bench/ours", times, jobs), tells=True
+    )
 
 
 def _bare_engine(count: int, _: Server) -> Program:

@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         url, racing, restart = f"sqlite:///{folder}/jobs.db", f"sqlite:///{folder}/races.db", None
         if options.engine == "postgresql":
             server = stack.enter_context(postgres_server())
-            url, racing, restart = server.new_database(), server.new_database(), server.restart
+            url, racing, restart = server.empty_database(), server.empty_database("races"), server.restart
         survived = anyio.run(torture, Torture(url, folder, options.seconds, options.seed, restart))
         sys.stdout.write(f"{survived}\n")
         raced = anyio.run(partial(races, racing, folder / "locks", options.races))

@@ -26,24 +26,25 @@ import os
 import secrets
 import time
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import anyio
 from anyio import from_thread, to_thread
 
 from uploader.errors import InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
+from uploader.layout.index import json_object, media_type_of, tags_in, with_tags
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
-from uploader.model.reference import Tag, parse_tag
 from uploader.oci.manifest import StoredManifest
-from uploader.oci.media_types import OCI_INDEX, OCI_MANIFEST
+from uploader.oci.media_types import OCI_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from uploader.model.outcome import How
+    from uploader.model.reference import Tag
     from uploader.oci.http import Body
 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -110,11 +111,15 @@ class LayoutDestination:
         if digest is None:
             return None
         content = await to_thread.run_sync(self._folder.read, digest, limiter=self._small)
-        return None if content is None else StoredManifest(content, _media_type(content), digest)
+        return None if content is None else StoredManifest(content, media_type_of(content), digest)
 
     async def read_blob(self, descriptor: Descriptor) -> bytes | None:
         """A small blob whole, digest checked; raises RegistryError for one of more than 16 MiB."""
         return await to_thread.run_sync(self._folder.read, descriptor.digest, limiter=self._small)
+
+    async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
+        """Copy a blob of any size, or only read it, digest checked; False when it is not there."""
+        return await to_thread.run_sync(self._folder.copy, descriptor, file, limiter=self._copies)
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether a blob of that digest and size is there; what is in it is not looked at."""
@@ -182,7 +187,7 @@ class _Folder:
             if not self._is_layout():
                 return {}
             self._sweep()
-            return _tags(self._read_index(), self.index)
+            return tags_in(self._read_index(), self.index)
 
     def has(self, descriptor: Descriptor) -> bool:
         with _explained(f"look for {descriptor.digest.short} in {self.path}"), suppress(FileNotFoundError):
@@ -200,6 +205,21 @@ class _Folder:
         if hashlib.new(digest.algorithm, content).hexdigest() != digest.hex:
             raise RegistryError(f"{what}: damaged, {len(content)} bytes of another digest; remove it and push again")
         return content
+
+    def copy(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
+        what = f"read {descriptor.digest.short} in {self.path}"
+        hasher, size = hashlib.new(descriptor.digest.algorithm), 0
+        with _explained(what), suppress(FileNotFoundError), self._blob(descriptor.digest).open("rb") as blob:
+            while chunk := blob.read(_CHUNK_BYTES):
+                from_thread.check_cancelled()
+                hasher.update(chunk)
+                size += len(chunk)
+                if file is not None:
+                    file.write(chunk)
+            if (hasher.hexdigest(), size) != (descriptor.digest.hex, descriptor.size):
+                raise RegistryError(f"{what}: damaged, {size} bytes of another digest; remove it and push again")
+            return True
+        return False
 
     def store(self, descriptor: Descriptor, body: Body) -> How:
         """Copy a blob unless one of its size is there under its name."""
@@ -225,8 +245,8 @@ class _Folder:
         """Write `new` into index.json, waiting `patience` seconds for the lock; gives all tags it has then."""
         with _explained(f"write {self.index}", whole=True), self._locked(patience):
             document = self._read_index()
-            tags = _tags(document, self.index)
-            document["manifests"] = _with_tags(document["manifests"], new)
+            tags = tags_in(document, self.index)
+            document["manifests"] = with_tags(document["manifests"], new)
             for folder in (self.path / "blobs", *self.path.glob("blobs/*")):
                 _sync_folder(folder)
             _write(self.index, json.dumps(document, separators=(",", ":")).encode())
@@ -246,7 +266,7 @@ class _Folder:
             raise InputError(f"{self.path} is not a folder: an image layout needs one of its own") from error
         # Looked for after listing, and always made first: so what another process just made is not taken for foreign.
         if (content := _read(self.path / "oci-layout")) is not None:
-            version = _json_object(content).get("imageLayoutVersion")
+            version = json_object(content).get("imageLayoutVersion")
             if not str(version).startswith("1."):
                 raise InputError(f"{self.path}/oci-layout says version {version!r:.40}: only 1.0.0 is known")
             return True
@@ -273,7 +293,7 @@ class _Folder:
 
     def _read_index(self) -> dict[str, Any]:
         content = _read(self.index)
-        document = _json_object(_EMPTY_INDEX if content is None else content)
+        document = json_object(_EMPTY_INDEX if content is None else content)
         if not document or not isinstance(document.get("manifests") or [], list):
             raise UnusableError(f"{self.index} is broken: not an image index in JSON; restore it, or use a new folder")
         document["manifests"] = document.get("manifests") or []  # some tools write null for none
@@ -364,45 +384,3 @@ def _try_lock(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    """The JSON object; an empty one for anything else."""
-    with suppress(ValueError, RecursionError):
-        document = json.loads(content)
-        return document if isinstance(document, dict) else {}
-    return {}
-
-
-def _media_type(manifest: bytes) -> str:
-    """What it says it is; in OCI's format it may leave that out (image-spec, manifest.md, "mediaType")."""
-    document = _json_object(manifest)
-    return str(document.get("mediaType") or (OCI_INDEX if "manifests" in document else OCI_MANIFEST))
-
-
-def _ref_name(entry: object) -> str | None:
-    annotations = entry.get("annotations") if isinstance(entry, dict) else None
-    name = annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def _tags(document: Mapping[str, Any], path: Path) -> dict[Tag, Descriptor]:
-    """The tags of an index; names that are no tags are other tools' business. The first of two counts."""
-    tags: dict[Tag, Descriptor] = {}
-    for entry in document["manifests"]:
-        with suppress(InputError):
-            tag = parse_tag(_ref_name(entry) or "")
-            try:
-                found = Descriptor(str(entry["mediaType"]), Digest.parse(entry["digest"]), int(entry["size"]))
-            except (LookupError, TypeError, ValueError, InputError) as error:
-                raise UnusableError(f"{path} is broken: the entry of tag {tag!r} is no descriptor") from error
-            tags.setdefault(tag, found)
-    return tags
-
-
-def _with_tags(entries: list[Any], new: Mapping[Tag, Descriptor]) -> list[Any]:
-    """The entries, without those whose names `new` takes over, and `new` behind them."""
-    return [entry for entry in entries if _ref_name(entry) not in new] + [
-        {"mediaType": to.media_type, "digest": str(to.digest), "size": to.size, "annotations": {_REF_NAME: tag}}
-        for tag, to in new.items()
-    ]

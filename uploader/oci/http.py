@@ -28,6 +28,16 @@ class Body(Protocol):
         """Exactly `length` bytes from `offset`; raises SourceError when the file no longer has them."""
 
 
+class Sink(Protocol):
+    """Where the body of a successful answer goes that is too large to be held."""
+
+    def begin(self) -> None:
+        """Another answer begins: what was written before counts no more."""
+
+    def write(self, chunk: bytes, /) -> object:
+        """The next bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """`length` bytes of `body`, from `offset`."""
@@ -43,6 +53,7 @@ class Request:
 
     `repeatable`: sending it twice does no harm, so the retry policy may do it when in doubt.
     `secret`: its body is for the host of `url` alone, and so is not taken along a redirect to another.
+    `sink` takes the body of a 200, instead of the response.
     `subject` names the thing in messages, because the URL of an upload session may hold secrets.
     """
 
@@ -53,6 +64,7 @@ class Request:
     body: bytes | Slice = field(default=b"", repr=False)
     repeatable: bool = True
     secret: bool = False
+    sink: Sink | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:

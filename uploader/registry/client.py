@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote
 
 import anyio
@@ -146,6 +146,20 @@ class RegistryClient:
                 return None
             case Response(status=200, body=content) if _is_of(content, descriptor.digest):
                 return content
+            case Response(status=200):
+                raise RegistryError(f"{request.subject}: its content is not what its digest says")
+            case _:
+                raise refusal_error(request, answer, self._profile)
+
+    async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
+        """GET, streamed; from the beginning again when the connection breaks."""
+        request = replace(self._blob_request("GET", descriptor), sink=(sink := _Checked(descriptor, file)))
+        answer = await self._ask(request)
+        match answer:
+            case Response(status=404):
+                return False
+            case Response(status=200) if sink.is_whole:
+                return True
             case Response(status=200):
                 raise RegistryError(f"{request.subject}: its content is not what its digest says")
             case _:
@@ -361,6 +375,32 @@ class RegistryClient:
             raise UnusableError(
                 f"{len(self._denied)} writes were denied and none was done; the last: {error}"
             ) from error
+
+
+class _Checked:
+    """Copies an answer to a file, if there is one, and hashes it on the way. Mutable: the hash and the size."""
+
+    def __init__(self, descriptor: Descriptor, file: BinaryIO | None) -> None:
+        self._descriptor = descriptor
+        self._file = file
+        self.begin()
+
+    def begin(self) -> None:
+        self._hash = hashlib.new(self._descriptor.digest.algorithm)
+        self._size = 0
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+
+    def write(self, chunk: bytes, /) -> None:
+        self._hash.update(chunk)
+        self._size += len(chunk)
+        if self._file is not None and self._size <= self._descriptor.size:
+            self._file.write(chunk)
+
+    @property
+    def is_whole(self) -> bool:
+        return (self._hash.hexdigest(), self._size) == (self._descriptor.digest.hex, self._descriptor.size)
 
 
 def _digest_of(answer: Response) -> Digest | None:

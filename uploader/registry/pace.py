@@ -3,8 +3,7 @@
 `PaceRules` decides, from what was answered and a clock that it is handed. In flight grows by one after a window (as
 many answers as may be in flight) without pushback, and halves when the host pushes back; it is halved once for all
 the requests that were in flight together. A window alone cannot hold a limit of requests per second, since one request
-in flight on a fast network is already hundreds a second: so the first pushback also sets a ceiling at nine tenths of
-the rate that was just accepted, which is then probed upwards by a twentieth every 20 s.
+in flight on a fast network is already hundreds a second: for that there is the `RateCeiling`.
 
 `Pace` waits: a request enters, and leaves with what came back. A wait that the host asked for holds everybody back.
 Requests with a small body go first, and large bodies leave two places for them.
@@ -29,40 +28,49 @@ if TYPE_CHECKING:
 _FIRST_IN_FLIGHT = 16
 _KEPT_FOR_SMALL = 2
 _SMALL_BYTES = 1024 * 1024
-_RATE_WINDOW_SECONDS = 5.0
+_ANSWERS = 200
+_SHORTEST_SPAN_SECONDS = 1.0
+_REFUSED_SHARE = 0.02
+_REFUSED_LEAST = 3
 _CEILING_SHARE = 0.9
-_PROBE_SECONDS = 20.0
-_PROBE_GROWTH = 1.05
+_SAFE_SHARE = 0.7
+_FAST_GROWTH, _FAST_SECONDS = 1.2, 0.5
+_PROBE_GROWTH, _PROBE_SECONDS = 1.05, 20.0
 _SMALLEST_RATE = 0.5
-_SHORTEST_SPAN_SECONDS = 0.1
 _WHOLE_CREDIT = 1.0 - 1e-6  # sums of fractions fall a little short of one
 _BURST_SECONDS = 0.1
 _SAID_FROM_SECONDS = 1.0
 
 
-class PaceRules:
-    """Mutable: the window, the ceiling, the recent accepts, and until when the host is left alone."""
+class RateCeiling:
+    """How many requests per second a host takes, found out from its refusals; none until it refuses some.
 
-    def __init__(self, most_in_flight: int, now: float) -> None:
-        self._most = most_in_flight
-        self.in_flight_limit = min(most_in_flight, _FIRST_IN_FLIGHT)
+    A refusal now and then says nothing of a rate: only when more than a fiftieth of the last requests were refused does
+    nine tenths of what was accepted meanwhile become the ceiling. Far below the rate that was refused it grows quickly
+    again, so that a wrong guess costs seconds; near it, by a twentieth every 20 s.
+
+    Mutable: the ceiling, the rate that was refused, the last answers, and the credit to send.
+    """
+
+    def __init__(self, now: float) -> None:
         self.rate: float | None = None
-        self.held_until = now
-        self._good = 0
-        self._halved_at = -1.0
-        self._accepted: deque[float] = deque()
+        self._safe_rate = 0.0
+        self._answers: deque[tuple[float, bool]] = deque(maxlen=_ANSWERS)
+        self._held_until = now
+        self._held_seconds = 0.0
         self._credit = 0.0
         self._credit_at = now
-        self._probed_at = now
+        self._grown_at = now
+        self._lowered_at = -1.0
 
     def wait_before(self, now: float) -> float:
-        """Seconds until the next request may go out, apart from the places in flight."""
-        wait = max(0.0, self.held_until - now)
-        if self.rate is not None:
-            self._earn(now, self.rate)
-            if self._credit < _WHOLE_CREDIT:
-                wait = max(wait, (1.0 - self._credit) / self.rate)
-        return wait
+        """Seconds until the next request may go out."""
+        if self.rate is None:
+            return 0.0
+        burst = max(1.0, self.rate * _BURST_SECONDS)
+        self._credit = min(burst, self._credit + max(0.0, now - self._credit_at) * self.rate)
+        self._credit_at = max(now, self._credit_at)
+        return 0.0 if self._credit >= _WHOLE_CREDIT else (1.0 - self._credit) / self.rate
 
     def went_out(self) -> None:
         """A request was sent."""
@@ -70,43 +78,79 @@ class PaceRules:
             self._credit -= 1.0
 
     def accepted(self, now: float) -> None:
+        """A request was answered."""
+        self._answers.append((self._active(now), True))
+        if self.rate is None:
+            return
+        if self.rate < self._safe_rate:
+            if now - self._grown_at >= _FAST_SECONDS:
+                self.rate, self._grown_at = min(self.rate * _FAST_GROWTH, self._safe_rate), now
+        elif now - self._grown_at >= _PROBE_SECONDS:
+            self.rate, self._grown_at = self.rate * _PROBE_GROWTH, now
+
+    def refused(self, sent_at: float, now: float, again_at: float) -> None:
+        """A request that was sent at `sent_at` was refused for its rate; none goes out before `again_at`."""
+        if sent_at <= self._lowered_at:
+            return  # it belongs to the rate before
+        self._answers.append((self._active(now), False))
+        self._held_seconds += max(0.0, again_at - max(now, self._held_until))
+        self._held_until = max(self._held_until, again_at)
+        accepted = sum(good for _, good in self._answers)
+        refused = len(self._answers) - accepted
+        if refused < _REFUSED_LEAST or refused < len(self._answers) * _REFUSED_SHARE:
+            return
+        span = self._answers[-1][0] - self._answers[0][0]
+        seen = accepted / max(span, _SHORTEST_SPAN_SECONDS)
+        asked = len(self._answers) / max(span, _SHORTEST_SPAN_SECONDS / 1000)
+        self._safe_rate = _SAFE_SHARE * (asked if self.rate is None else self.rate)
+        self.rate = max(_CEILING_SHARE * (seen if self.rate is None else min(seen, self.rate)), _SMALLEST_RATE)
+        self._credit, self._credit_at, self._grown_at = 0.0, self._held_until, self._held_until
+        self._lowered_at = now
+        self._answers.clear()  # what follows is another rate
+
+    def _active(self, now: float) -> float:
+        """The time without that in which the host wanted to be left alone."""
+        return max(now - self._held_seconds, self._answers[-1][0] if self._answers else 0.0)
+
+
+class PaceRules:
+    """Mutable: the window, and until when the host is left alone."""
+
+    def __init__(self, most_in_flight: int, now: float) -> None:
+        self._most = most_in_flight
+        self.in_flight_limit = min(most_in_flight, _FIRST_IN_FLIGHT)
+        self.ceiling = RateCeiling(now)
+        self.held_until = now
+        self._good = 0
+        self._halved_at = -1.0
+
+    def wait_before(self, now: float) -> float:
+        """Seconds until the next request may go out, apart from the places in flight."""
+        return max(0.0, self.held_until - now, self.ceiling.wait_before(now))
+
+    def went_out(self) -> None:
+        """A request was sent."""
+        self.ceiling.went_out()
+
+    def accepted(self, now: float) -> None:
         """The host answered without pushing back."""
-        self._accepted.append(now)
-        while self._accepted and self._accepted[0] < now - _RATE_WINDOW_SECONDS:
-            self._accepted.popleft()
+        self.ceiling.accepted(now)
         self._good += 1
         if self._good >= self.in_flight_limit:
             self._good = 0
             self.in_flight_limit = min(self.in_flight_limit + 1, self._most)
-        if self.rate is not None and now - self._probed_at >= _PROBE_SECONDS:
-            self.rate *= _PROBE_GROWTH
-            self._probed_at = now
 
     def pushed_back(self, sent_at: float, now: float, retry_after: float | None, *, limits_rate: bool) -> None:
         """The host refused a request that was sent at `sent_at`; `limits_rate`: because of too many of them."""
         if retry_after:
             self.held_until = max(self.held_until, now + retry_after)
+        if limits_rate:
+            self.ceiling.refused(sent_at, now, self.held_until)
         if sent_at <= self._halved_at:
             return  # sent before we slowed down: the same pushback
         self._halved_at = now
         self._good = 0
         self.in_flight_limit = max(1, self.in_flight_limit // 2)
-        if limits_rate:
-            self.rate = self._ceiling(now)
-            self._credit, self._credit_at, self._probed_at = 0.0, max(now, self.held_until), now
-        self._accepted.clear()  # the wait that follows says nothing about what the host takes
-
-    def _ceiling(self, now: float) -> float | None:
-        """Nine tenths of what was accepted lately, or of the ceiling that turned out too high."""
-        recent = [at for at in self._accepted if at >= now - _RATE_WINDOW_SECONDS]
-        seen = len(recent) / max(now - recent[0], _SHORTEST_SPAN_SECONDS) if recent else None
-        limits = [limit for limit in (seen, self.rate) if limit is not None]
-        return max(min(limits) * _CEILING_SHARE, _SMALLEST_RATE) if limits else None
-
-    def _earn(self, now: float, rate: float) -> None:
-        burst = max(1.0, rate * _BURST_SECONDS)
-        self._credit = min(burst, self._credit + max(0.0, now - self._credit_at) * rate)
-        self._credit_at = max(now, self._credit_at)
 
 
 class Visit:

@@ -17,7 +17,7 @@ from aiohttp import payload
 from yarl import URL
 
 from uploader.errors import InputError, RegistryError, SourceError, UnusableError
-from uploader.oci.http import Answer, Lost, Request, Response, Slice
+from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +52,9 @@ class _Watch:
         self._left = size
         self._answer = timeouts.answer + size / 10e6
         self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
+
+    def received(self) -> None:
+        self.scope.deadline = anyio.current_time() + self._timeouts.stall
 
     def sent(self, count: int) -> None:
         self._left -= count
@@ -211,7 +214,11 @@ class Transport:
                 proxy=_proxy_for(url),
                 middlewares=(_send_once,),
             ) as response:
-                content = await _read(response, most)
+                if request.sink is not None and response.status == 200:
+                    await _pour(response, request.sink, watch)
+                    content = b""
+                else:
+                    content = await _read(response, most)
             if isinstance(request.body, bytes) and request.body:
                 self._sent(len(request.body))
             return Response(response.status, _headers_of(response), content)
@@ -261,6 +268,13 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
             response.close()
             break
     return bytes(content[:most])
+
+
+async def _pour(response: aiohttp.ClientResponse, sink: Sink, watch: _Watch) -> None:
+    sink.begin()
+    async for chunk in response.content.iter_any():
+        sink.write(chunk)
+        watch.received()
 
 
 def _proxy_for(url: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,6 +35,9 @@ class Destination(Protocol):
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the blob is there."""
+
+    async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
+        """Copy a blob of any size to `file`, or only read it, digest checked; False when it is not there."""
 
     async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
         """Make the blob be there; `expected` says that it is likely to be there already."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from uploader.model.outcome import Traffic
 
@@ -47,6 +47,10 @@ class Rehearsal:
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Asked."""
         return await self._destination.has_blob(descriptor)
+
+    async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
+        """Asked."""
+        return await self._destination.copy_blob(descriptor, file)
 
     async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
         """Asked about where it may be there; else counted, as an opening and a sending.

@@ -30,7 +30,7 @@ def write_graph(
     About `prefixes_share` of them are folders to be packed, the others ready tar.gz blobs. `blob_bytes` is
     the least and the most content of one; it hardly compresses.
     """
-    random = Random(seed)  # noqa: S311 - reproducible on purpose
+    random = Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     packages: list[dict[str, Any]] = []
     for number in range(count):

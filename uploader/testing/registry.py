@@ -61,8 +61,8 @@ class FakeRegistry:
         self._tls = tls
         self._storage = Storage()
         self._log = RequestLog()
-        self._faults = Faults(faults, Random(f"chances {seed}"))  # noqa: S311 - reproducible on purpose
-        ids = Random(f"ids {seed}")  # noqa: S311
+        self._faults = Faults(faults, Random(f"chances {seed}"))
+        ids = Random(f"ids {seed}")
         self._gate = Gate(auth or Anonymous(), clock, ids)
         uploads = Uploads(self._storage, quirks, ids, keep_blobs=keep_blobs)
         self._server = Server(

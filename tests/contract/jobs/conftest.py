@@ -32,4 +32,4 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, hands: Hands) -> Place
     if request.param == "sqlite":
         return Place(f"sqlite:///{tmp_path}/jobs.db", tmp_path / "locks", hands)
     server: PostgresServer = request.getfixturevalue("postgres")
-    return Place(server.new_database(), tmp_path / "locks", hands)
+    return Place(server.empty_database(), tmp_path / "locks", hands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -29,14 +30,23 @@ class PostgresServer:
         self._user = user
         self._settings = ["-k", str(folder), "-h", "", "-c", "recovery_init_sync_method=syncfs"]
         self._process: subprocess.Popen[bytes] | None = None
-        self._made = 0
+        self._made: set[str] = set()
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
-        self._made += 1
-        name = f"jobs{self._made}"
-        self._run("psql", "-q", "-U", "postgres", "-c", f"CREATE DATABASE {name}")
+    def empty_database(self, name: str = "jobs") -> str:
+        """The URL of the database of this name, without anything in it.
+
+        It is used again by the next test: every new one has 300 files, which a restart would wait for.
+        """
+        if name in self._made:
+            self._sql(name, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            self._sql(name, f"ALTER DATABASE {name} RESET ALL")
+        else:
+            self._sql("postgres", f"CREATE DATABASE {name}")
+            self._made.add(name)
         return f"postgresql://postgres@/{name}?host={self._folder}"
+
+    def _sql(self, database: str, statements: str) -> None:
+        self._run("psql", "-q", "-U", "postgres", "-d", database, "-c", statements)
 
     def start(self) -> None:
         """Start, also after `kill`: its children may then take a moment to notice."""
@@ -69,11 +79,12 @@ class PostgresServer:
             self._process.wait()
 
     def _ready(self) -> bool:
-        return self._process is not None and self._run("pg_isready", "-q", check=False) == 0
+        return self._process is not None and self._run("pg_isready", "-q", "-U", "postgres", check=False) == 0
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> int:
         command = [str(self._programs / program), "-h", str(self._folder), *arguments]
-        return subprocess.run(command, check=check, stdout=subprocess.DEVNULL).returncode
+        quiet = os.environ | {"PGOPTIONS": "-c client_min_messages=error"}
+        return subprocess.run(command, check=check, stdout=subprocess.DEVNULL, env=quiet).returncode
 
 
 @contextmanager

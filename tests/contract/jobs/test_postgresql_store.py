@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 
 @pytest.fixture
 def place(postgres: PostgresServer, tmp_path: Path, hands: Hands) -> Place:
-    return Place(postgres.new_database(), tmp_path / "locks", hands)
+    return Place(postgres.empty_database(), tmp_path / "locks", hands)
 
 
 async def test_server_that_was_killed_is_an_error_and_used_again_when_it_is_back(

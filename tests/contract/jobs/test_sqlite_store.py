@@ -135,11 +135,12 @@ def truncate_whole(path: Path) -> None:
     os.truncate(path, 0)
 
 
-def overwrite_pages(path: Path) -> None:
+def overwrite_one_page(path: Path) -> None:
+    """One that nobody needs for opening: some jobs."""
+    middle = path.stat().st_size // 4096 // 2
     with path.open("r+b") as file:
-        for page in range(5, 30):
-            file.seek(page * 4096)
-            file.write(b"\xff" * 40)
+        file.seek(middle * 4096)
+        file.write(b"\xff" * 40)
 
 
 def overwrite_header(path: Path) -> None:
@@ -147,7 +148,7 @@ def overwrite_header(path: Path) -> None:
         file.write(b"not a database" * 10)
 
 
-@pytest.mark.parametrize("damage", [truncate_half, truncate_whole, overwrite_pages, overwrite_header, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate_half, truncate_whole, overwrite_one_page, overwrite_header, Path.unlink])
 async def test_damaged_file_is_refused_and_never_an_empty_queue(
     place: Place, database: Path, damage: Callable[[Path], None]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uploader.errors import RegistryError
@@ -204,6 +204,10 @@ class TestChunks:
         assert [request.url.partition("?")[0] for request in requests[1:]] == [SESSION, "/u/2", "/u/3", "/u/3"]
         assert [request.headers.get("content-range") for request in requests[1:]] == ["0-3", "4-7", "8-9", None]
 
+    def test_the_last_byte_goes_before_the_digest(self) -> None:
+        steps = walk(an_upload(size=5, profile=CHUNKED), OPENED, TAKEN, TAKEN)
+        assert told(steps) == ["POST", "PATCH 0+4", "PATCH 4+1", "PUT"]
+
     def test_a_blob_of_one_chunk_is_sent_whole(self) -> None:
         assert told(walk(an_upload(size=4, profile=CHUNKED), OPENED)) == ["POST", "PUT 0+4"]
 
@@ -325,7 +329,10 @@ bodies = st.sampled_from([b"", b"{}", refused(400, "DIGEST_INVALID").body, b"[[[
 answers = st.builds(Response, statuses, headers, bodies) | st.builds(Lost, st.just("reset"), connected=st.booleans())
 likely = st.sampled_from([OPENED, TAKEN, CLOSED, ABSENT, moved(202, "/u/9", range="0-3"), moved(204, range="0-3")])
 profiles = st.builds(
-    Profile, chunk_bytes=st.none() | st.integers(1, 30 * MIB), resumes=st.booleans(), self_mount=st.booleans()
+    Profile,
+    chunk_bytes=st.none() | st.integers(1, 6) | st.integers(1, 30 * MIB),
+    resumes=st.booleans(),
+    self_mount=st.booleans(),
 )
 
 
@@ -371,6 +378,7 @@ def session_after(request: Request, answer: Answer, before: str) -> str:
     return urljoin(request.url, answer.header("location")).partition("#")[0]
 
 
+@settings(deadline=None)
 @given(
     st.data(), st.integers(0, 12) | st.integers(0, 100 * MIB), profiles, st.sampled_from(["head", "mount", "nothing"])
 )

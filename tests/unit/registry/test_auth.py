@@ -6,6 +6,8 @@ import json
 import traceback
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from uploader.errors import UnusableError
@@ -39,6 +41,7 @@ class Service:
 
     async def ask(self, request: Request, authorization: str, home: str) -> Received:
         self.asked.append((request, authorization, home))
+        await anyio.lowlevel.checkpoint()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
@@ -49,6 +52,7 @@ def an_authorizer(
     credentials: Credentials | None = ALICE,
     profile: Profile = DEFAULT,
     realms: frozenset[str] = frozenset(),
+    clock: Clock | None = None,
 ) -> Authorizer:
     return Authorizer(
         origin=origin,
@@ -58,7 +62,7 @@ def an_authorizer(
         profile=profile,
         realms=realms,
         ask=service.ask,
-        clock=Clock().time,
+        clock=(clock or Clock()).time,
     )
 
 
@@ -134,6 +138,18 @@ async def test_an_anonymous_token_may_come_from_anywhere_with_tls() -> None:
     assert service.asked[0][1] == ""
     with pytest.raises(UnusableError, match="without TLS"):
         await anonymous.refused(challenged("http://elsewhere.example/token"), "Bearer t")
+
+
+@pytest.mark.asyncio
+async def test_whoever_finds_a_token_at_its_end_waits_for_one_renewal() -> None:
+    clock, service = Clock(), Service()
+    authorizer = an_authorizer(service, "https://registry.test", clock=clock)
+    await authorizer.refused(challenged("https://registry.test/token"), "")
+    clock.now += 41.0
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(authorizer.authorization)
+    assert len(service.asked) == 2
 
 
 @pytest.mark.asyncio

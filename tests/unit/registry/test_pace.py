@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model.events import Event, Waiting
-from uploader.registry.pace import Pace, PaceRules
+from uploader.registry.pace import Pace, PaceRules, RateCeiling
 from uploader.testing.clock import Clock
 
 SMALL, LARGE = 0, 5_000_000
@@ -59,62 +59,121 @@ class TestInFlight:
         assert rules.in_flight_limit == 8
 
 
+def refuse(ceiling: RateCeiling, count: int, now: float) -> None:
+    for _ in range(count):
+        ceiling.refused(now, now, now)
+
+
+def answered(ceiling: RateCeiling, count: int, *, over: float, start: float = 0.0) -> float:
+    for number in range(count):
+        ceiling.accepted(start + over * number / count)
+    return start + over
+
+
+class BucketHost:
+    """A host that takes `rate` requests a second, and `burst` at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.tokens, self.at = rate, burst, burst, 0.0
+
+    def takes(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def push_to(host: BucketHost, requests: int, *, retry_after: float, latency: float = 0.02) -> tuple[float, int]:
+    """Push so many requests as fast as the rules allow; gives the time it took, and how many were refused."""
+    rules = PaceRules(32, 0.0)
+    flying: list[tuple[float, float, bool]] = []  # when the answer comes, when it was sent, what it is
+    now, done, refused = 0.0, 0, 0
+    while done < requests:
+        wait = rules.wait_before(now)
+        if len(flying) < rules.in_flight_limit and wait <= 0:
+            rules.went_out()
+            flying.append((now + latency, now, host.takes(now)))
+            continue
+        answer_at = flying[0][0] if flying else float("inf")
+        free_at = now + wait if len(flying) < rules.in_flight_limit else float("inf")
+        now = min(answer_at, free_at)
+        if answer_at <= free_at:
+            _, sent_at, good = flying.pop(0)
+            done += good
+            refused += not good
+            if good:
+                rules.accepted(now)
+            else:
+                rules.pushed_back(sent_at, now, retry_after, limits_rate=True)
+    return now, refused
+
+
 class TestCeiling:
-    def test_there_is_none_before_the_first_pushback(self) -> None:
-        rules = PaceRules(64, 0.0)
-        assert rules.wait_before(accept(rules, 10_000, over=1.0)) == 0.0
+    def test_there_is_none_before_the_first_refusal(self) -> None:
+        ceiling = RateCeiling(0.0)
+        assert ceiling.wait_before(answered(ceiling, 10_000, over=1.0)) == 0.0
 
     def test_it_is_nine_tenths_of_what_was_accepted(self) -> None:
-        rules = PaceRules(64, 0.0)
-        now = accept(rules, 500, over=5.0)
-        rules.pushed_back(sent_at=now, now=now, retry_after=None, limits_rate=True)
-        assert rules.rate == pytest.approx(90.0, rel=0.01)
+        ceiling = RateCeiling(0.0)
+        now = answered(ceiling, 100, over=5.0)
+        refuse(ceiling, 3, now)
+        assert ceiling.rate == pytest.approx(18.0, rel=0.01)
+
+    def test_a_refusal_now_and_then_sets_none(self) -> None:
+        ceiling = RateCeiling(0.0)
+        now = answered(ceiling, 1000, over=5.0)
+        refuse(ceiling, 3, now)
+        assert ceiling.rate is None
 
     def test_a_host_that_is_only_busy_sets_none(self) -> None:
         rules = PaceRules(64, 0.0)
-        now = accept(rules, 500, over=5.0)
-        rules.pushed_back(sent_at=now, now=now, retry_after=None, limits_rate=False)
-        assert rules.rate is None
+        for _ in range(9):
+            rules.pushed_back(sent_at=1.0, now=1.0, retry_after=None, limits_rate=False)
+        assert rules.ceiling.rate is None
 
-    def test_a_host_that_accepted_nothing_yet_sets_none(self) -> None:
-        rules = PaceRules(64, 0.0)
-        rules.pushed_back(sent_at=0.0, now=0.1, retry_after=2.0, limits_rate=True)
-        assert rules.rate is None
+    def test_a_guess_that_was_too_low_is_mended_within_seconds(self) -> None:
+        ceiling = RateCeiling(0.0)
+        answered(ceiling, 100, over=0.1)
+        refuse(ceiling, 10, 0.1)
+        now = 0.1
+        while now < 10:
+            now += 0.1
+            ceiling.accepted(now)
+        assert ceiling.rate == pytest.approx(0.7 * 1030, rel=0.01), (
+            "a safe share of what was asked of it when it refused"
+        )
 
-    def test_an_early_refusal_does_not_make_a_push_crawl(self) -> None:
-        rules = PaceRules(64, 0.0)
-        accept(rules, 10, over=0.1)
-        rules.pushed_back(sent_at=0.05, now=0.1, retry_after=None, limits_rate=True)
-        assert rules.rate == pytest.approx(90.0)
-
-    def test_the_next_refusal_lowers_it_though_a_wait_came_before(self) -> None:
-        rules = PaceRules(64, 0.0)
-        now = accept(rules, 500, over=5.0)
-        rules.pushed_back(sent_at=now, now=now, retry_after=3.0, limits_rate=True)
-        now = accept(rules, 90, over=1.0, start=now + 3.0)
-        rules.pushed_back(sent_at=now, now=now, retry_after=3.0, limits_rate=True)
-        assert rules.rate == pytest.approx(81.0, rel=0.02)
-
-    def test_it_is_probed_by_a_twentieth_every_20_seconds(self) -> None:
-        rules = PaceRules(64, 0.0)
-        now = accept(rules, 500, over=5.0)
-        rules.pushed_back(sent_at=now, now=now, retry_after=None, limits_rate=True)
-        before = rules.rate
+    def test_near_the_refused_rate_it_is_probed_by_a_twentieth_every_20_seconds(self) -> None:
+        ceiling = RateCeiling(0.0)
+        now = answered(ceiling, 100, over=5.0)
+        refuse(ceiling, 3, now)
+        before = ceiling.rate
         assert before is not None
-        accept(rules, 100, over=19.0, start=now)
-        assert rules.rate == before
-        accept(rules, 100, over=1.0, start=now + 20.0)
-        assert rules.rate == pytest.approx(before * 1.05)
+        answered(ceiling, 100, over=19.0, start=now)
+        assert ceiling.rate == before
+        answered(ceiling, 10, over=1.0, start=now + 20.0)
+        assert ceiling.rate == pytest.approx(before * 1.05)
+
+    @pytest.mark.parametrize("burst", [1, 10, 60])
+    @pytest.mark.parametrize("rate", [60, 200])
+    def test_a_limit_per_second_is_found_and_used(self, rate: float, burst: float) -> None:
+        """In the first minute, from knowing nothing, with waits of 2 s after every refusal."""
+        requests = int(rate * 60)
+        seconds, refused = push_to(BucketHost(rate, burst), requests, retry_after=2.0)
+        assert seconds < 1.65 * requests / rate
+        assert refused < 0.02 * requests
 
     @given(st.floats(1.0, 500.0), st.integers(50, 300))
     def test_no_more_goes_out_than_it_allows(self, rate: float, count: int) -> None:
-        rules = PaceRules(64, 0.0)
-        rules.rate = rate
+        ceiling = RateCeiling(0.0)
+        ceiling.rate = rate
         now = 0.0
         for _ in range(count):
-            while (wait := rules.wait_before(now)) > 0:
+            while (wait := ceiling.wait_before(now)) > 0:
                 now += wait
-            rules.went_out()
+            ceiling.went_out()
         burst = max(1.0, rate / 10)
         assert count <= rate * now + burst + 1e-6
         assert now <= count / rate + 1e-6, "and it is used up"
