@@ -117,8 +117,7 @@ class Suite:
 
     def _run_c(self) -> None:
         folder = self._made("C")
-        files = {path.stat().st_ino: path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file()}
-        tree_bytes = sum(files.values())
+        tree_bytes = int((folder / "bytes").read_text())
         cores = os.cpu_count() or 1
 
         def derive(run: Run) -> Run:
@@ -153,7 +152,7 @@ class Suite:
         nothing = Contender(targets.NOTHING, lambda _: Program([sys.executable, "-c", "pass"]))
         start = Match(targets.START, _nowhere, [version, nothing])
         self._match(start, 5 * self._settings.rounds)
-        soak = Contender(targets.OURS, partial(_own_push, graph, times=20))
+        soak = Contender(targets.OURS, partial(_own_push, graph, times=40))
         self._match(Match(targets.SOAK, self._sink, [soak]), 1)
 
     # -- running

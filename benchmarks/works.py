@@ -80,6 +80,7 @@ def make_c(folder: Path, share: float) -> None:
         needs = [f"package-{m:03}" for m in sorted(below)]
         packages.append(_package(key, {"prefix": f"store/{key}", "at": f"/opt/store/{key}"}, needs))
     _write_graph(folder / "graph.json", packages)
+    (folder / "bytes").write_text(str(sum(sizes)))
 
 
 def make_d(folder: Path, share: float) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.to_thread
 
 from uploader import wiring
-from uploader.model.reference import parse_destination
+from uploader.model.reference import Repository, parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
 from uploader.service.images import ImageMaker
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.package import PackageId
+    from uploader.service.allowed import Allowed
+    from uploader.service.job_format import PushJob
     from uploader.service.report import Report
+    from uploader.service.sharing import Shared
 
 
 def _ignore(event: Event) -> None:
@@ -53,6 +58,23 @@ async def plan(
     return await _run(sources, to, options or PushOptions(), emit, anyio.Event(), rehearse=True)
 
 
+async def push_beside(
+    job: PushJob, shared: Shared, allowed: Allowed, defaults: PushOptions, *, emit: Emit, stop: anyio.Event
+) -> Report:
+    """One push of many in this process, with what they share; reads and writes only what is allowed."""
+    job = await anyio.to_thread.run_sync(allowed.admit, job)
+    options = job.push_options(defaults)
+    return await _run(job.sources, job.to, options, emit, stop, rehearse=False, beside=Beside(shared, allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a push is bound to that does not run alone."""
+
+    shared: Shared
+    allowed: Allowed
+
+
 async def _run(
     sources: str | Sequence[str],
     to: str,
@@ -61,12 +83,20 @@ async def _run(
     stop: anyio.Event,
     *,
     rehearse: bool,
+    beside: Beside | None = None,
 ) -> Report:
     names = (sources,) if isinstance(sources, str) else tuple(sources)
     reference = parse_destination(to)
     merged, selected = await anyio.to_thread.run_sync(_load, names, options)
-    images = ImageMaker(wiring.created_at(options), formats=merged.formats)
-    with wiring.open_record(options) as record:
+    base = wiring.open_base(options, emit=emit)
+    platforms = {merged.graph[key].platform for key in selected}
+    bases = await base.load(platforms) if base else {}
+    images = ImageMaker(wiring.created_at(options), bases, merged.formats)
+    if beside is not None:
+        await anyio.to_thread.run_sync(beside.allowed.check_contents, merged.graph.packages)
+    shared = beside.shared if beside else None
+    with ExitStack() as stack:
+        record = shared.record if shared else stack.enter_context(wiring.open_record(options))
         task = Task(
             merged.graph,
             selected,
@@ -78,11 +108,17 @@ async def _run(
             force=options.force,
             strict=options.strict,
             update_index=options.update_index and not rehearse,
+            base=base,
         )
-        opened = wiring.open_destination(reference, options, emit=emit)
+        opened = wiring.open_destination(reference, options, emit=emit, shared=shared)
         if rehearse:
             opened = rehearsed(opened)
-        return await run_push(task, opened, wiring.make_contents(options, record, images), record, emit=emit, stop=stop)
+        contents = wiring.make_contents(options, record, images, shared)
+        uploads = stack.enter_context(shared.uploads(task.where)) if shared else None
+        report = await run_push(task, opened, contents, record, emit=emit, stop=stop, uploads=uploads)
+    if shared is not None and report.error is not None and isinstance(reference, Repository):
+        shared.registries.log_in_anew(reference)
+    return report
 
 
 def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:

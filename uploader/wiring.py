@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import anyio
+
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
-from uploader.model.reference import LayoutFolder, Repository
+from uploader.model.reference import LayoutFolder, Repository, parse_image
 from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord, Record
+from uploader.service.base_images import BaseSource
 from uploader.service.contents import Contents, PackingRules
+from uploader.service.sharing import Shared, SharedContents
 from uploader.sources.base import GraphFileReference, PythonReference, SourceReference, SpackReference
 from uploader.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from uploader.model.events import Emit
     from uploader.service.destination import Destination
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from uploader.service.options import PushOptions
     from uploader.sources.base import Source
 
+_LOGIN = ("UPLOADER_USERNAME", "UPLOADER_PASSWORD")
 _LIBRARIES = {"gzip": "isal", "zstd": "zstandard"}
 
 
@@ -58,7 +64,7 @@ def open_record(options: PushOptions) -> Record:
     return Record(options.state) if options.state else NoRecord()
 
 
-def make_contents(options: PushOptions, record: Record, images: ImageMaker) -> Contents:
+def make_contents(options: PushOptions, record: Record, images: ImageMaker, shared: Shared | None = None) -> Contents:
     """How packages become layers; raises InputError for a codec or level that is not known."""
     codec = find_codec(options.codec, options.level)
     rules = PackingRules(
@@ -69,7 +75,25 @@ def make_contents(options: PushOptions, record: Record, images: ImageMaker) -> C
         formats=images.formats,
         on_base=frozenset(images.bases),
     )
-    return Contents(record, rules)
+    return SharedContents(record, rules, shared.processors) if shared else Contents(record, rules)
+
+
+@contextmanager
+def share(options: PushOptions, environment: Mapping[str, str] = os.environ) -> Iterator[Shared]:
+    """What pushes side by side share; of the options those count that are not one push's own."""
+    from uploader.registry.client import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
+    from uploader.registry.shared import RegistryPool  # noqa: PLC0415
+
+    registries = RegistryPool(
+        most_in_flight=options.jobs,
+        limit_rate=options.limit_rate,
+        user_agent=f"uploader/{__version__}",
+        environment=environment,
+        ca_file=options.ca_file,
+        settings=ClientSettings(realms=frozenset(options.auth_realms)),
+    )
+    with open_record(options) as record:
+        yield Shared(registries, record, anyio.CapacityLimiter(os.cpu_count() or 1))
 
 
 def _library_version(codec: str) -> str:
@@ -82,6 +106,17 @@ def _library_version(codec: str) -> str:
         return __version__
 
 
+def open_base(options: PushOptions, *, emit: Emit) -> BaseSource | None:
+    """Where the base image comes from; raises InputError for a reference that is none."""
+    if options.base_image is None:
+        return None
+    image = parse_image(options.base_image)
+    # UPLOADER_USERNAME and UPLOADER_PASSWORD are for where we push to; whoever has the base image must not get them.
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_LOGIN)}
+    opened = partial(open_destination, image.where, options, emit=emit, environment=others, read_only=True)
+    return BaseSource(image, opened, options.temp_dir)
+
+
 @asynccontextmanager
 async def open_destination(
     reference: DestinationReference,
@@ -89,6 +124,8 @@ async def open_destination(
     *,
     emit: Emit,
     environment: Mapping[str, str] = os.environ,
+    read_only: bool = False,
+    shared: Shared | None = None,
 ) -> AsyncIterator[Destination]:
     """The destination, ready for use; raises InputError for settings that cannot be read, UnusableError."""
     match reference:
@@ -97,14 +134,18 @@ async def open_destination(
 
             async with LayoutDestination(path) as layout:
                 yield layout
+        case Repository() as repository if shared is not None:
+            sent = partial(_tell_sent, emit)
+            async with shared.registries.open(repository, emit=emit, sent=sent) as client:
+                yield client
         case Repository() as repository:
-            async with _open_registry(repository, options, emit, environment) as client:
+            async with _open_registry(repository, options, emit, environment, read_only=read_only) as client:
                 yield client
 
 
 @asynccontextmanager
 async def _open_registry(
-    repository: Repository, options: PushOptions, emit: Emit, environment: Mapping[str, str]
+    repository: Repository, options: PushOptions, emit: Emit, environment: Mapping[str, str], *, read_only: bool
 ) -> AsyncIterator[Destination]:
     from uploader.oci.profile import profile_for  # noqa: PLC0415  (all of these bring aiohttp)
     from uploader.registry.client import ClientSettings, RegistryClient  # noqa: PLC0415
@@ -113,7 +154,7 @@ async def _open_registry(
     from uploader.registry.timing import Timing  # noqa: PLC0415
     from uploader.registry.transport import Transport  # noqa: PLC0415
 
-    settings = ClientSettings(realms=frozenset(options.auth_realms))
+    settings = ClientSettings(realms=frozenset(options.auth_realms), read_only=read_only)
     timing = Timing()
     transport = Transport(
         repository.registry.origin,
@@ -121,7 +162,7 @@ async def _open_registry(
         user_agent=f"uploader/{__version__}",
         timeouts=settings.timeouts,
         ca_file=options.ca_file,
-        sent=lambda count: emit(BytesSent(count)),
+        sent=partial(_tell_sent, emit),
     )
     async with RegistryClient(
         repository,
@@ -133,6 +174,10 @@ async def _open_registry(
         timing=timing,
     ) as client:
         yield client
+
+
+def _tell_sent(emit: Emit, count: int) -> None:
+    emit(BytesSent(count))
 
 
 def created_at(options: PushOptions) -> str:

@@ -55,7 +55,7 @@ class TestReadCall:
 
 class TestUploads:
     def test_later_writer_silences_one_whose_connection_is_lost(self) -> None:
-        uploads = Uploads(Storage(), Quirks(), Random(0), keep_blobs=True)  # noqa: S311
+        uploads = Uploads(Storage(), Quirks(), Random(0), keep_blobs=True)
         opened = uploads.open(read_call("POST", "/v2/a/blobs/uploads/"))
         assert isinstance(opened, Reply)
         first = patch(uploads, opened.headers["location"], "0-9")

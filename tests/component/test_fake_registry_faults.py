@@ -357,7 +357,7 @@ async def connect(registry: FakeRegistry) -> SocketStream:
 
 
 def chance(seed: int) -> Random:
-    return Random(seed)  # noqa: S311
+    return Random(seed)
 
 
 def basic(user: str, password: str) -> str:

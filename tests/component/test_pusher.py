@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
 import anyio.abc
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.events import Event
-    from uploader.model.reference import Tag
+    from uploader.model.reference import Destination, Tag
     from uploader.oci.http import Body
 
 CREATED = "1970-01-01T00:00:00Z"
@@ -71,6 +71,12 @@ class Held:
         if descriptor.digest == LAYER and self.questions:
             await self.questions.pop(0).wait()
         return answer
+
+    async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:  # noqa: ARG002
+        return descriptor.digest in self.blobs
+
+    async def mount_blob(self, descriptor: Descriptor, source: Destination) -> bool:  # noqa: ARG002
+        return False
 
     async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
         self.uploads.append(descriptor.digest)

@@ -1,4 +1,4 @@
-"""A transient fault of any kind on any request, now and then: the push is complete, and nothing is sent without need."""
+"""A transient fault on any request, now and then: the push is complete, and nothing is sent without need."""
 
 from __future__ import annotations
 

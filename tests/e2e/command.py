@@ -9,13 +9,13 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from anyio.abc import Process
 
@@ -45,11 +45,11 @@ class Command:
     def report(self) -> Any:
         return json.loads((self.home / "report.json").read_text())
 
-    async def run(self, *arguments: object, stdin: bytes = b"", **environment: str) -> Ended:
+    async def run(self, *arguments: object, **environment: str) -> Ended:
         with anyio.fail_after(_SECONDS):
             done = await anyio.run_process(
                 self._line(arguments),
-                input=stdin,
+                stdin=subprocess.DEVNULL,
                 check=False,
                 env=self.environment(**environment),
                 cwd=self.home,

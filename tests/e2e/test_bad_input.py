@@ -57,7 +57,9 @@ async def test_bad_graph_is_one_line_and_exit_2_with_nothing_sent(command: Comma
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("destination", ["ftp://host/x", "oci://", "oci://host", "oci://user:secret@host/x", "oci://h/U//x"])
+@pytest.mark.parametrize(
+    "destination", ["ftp://host/x", "oci://", "oci://host", "oci://user:secret@host/x", "oci://h/U//x"]
+)
 async def test_bad_destination_is_exit_2_and_shows_no_secret(command: Command, destination: str) -> None:
     (command.home / "graph.json").write_text(graph(A))
     ended = await command.push("graph.json", destination)
@@ -69,7 +71,11 @@ async def test_bad_destination_is_exit_2_and_shows_no_secret(command: Command, d
 @pytest.mark.asyncio
 async def test_bad_usage_is_exit_2(command: Command) -> None:
     (command.home / "graph.json").write_text(graph(A))
-    for arguments in (["push"], ["push", "graph.json"], ["push", "graph.json", "--to", "oci-layout:x", "--level", "99"]):
+    for arguments in (
+        ["push"],
+        ["push", "graph.json"],
+        ["push", "graph.json", "--to", "oci-layout:x", "--level", "99"],
+    ):
         assert (await command.run(*arguments)).status == 2
 
 

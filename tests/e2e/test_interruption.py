@@ -19,7 +19,7 @@ PACKAGES = 40
 JOBS = 8
 
 
-async def interrupt(command: Command, graph: Path, registry: FakeRegistry, number: int) -> int | None:
+async def interrupt(command: Command, graph: Path, registry: FakeRegistry, number: signal.Signals) -> int | None:
     """Push until half of the blobs are there and the next ones hang, then send the signal; gives the exit status."""
     stalled = Fault(on="put-blob", skip=PACKAGES // 2, then=Stall())
     registry.inject(stalled)

@@ -30,7 +30,8 @@ def skopeo() -> str:
 
 def read_all_tags(host: str, folder: Path) -> None:
     """One `skopeo sync` reads every tag of the repository into a folder of its own."""
-    line = [skopeo(), "sync", "--src", "docker", "--dest", "dir", "--src-tls-verify=false", f"{host}/team/cache", folder]
+    line = [skopeo(), "sync", "--src", "docker", "--dest", "dir", "--src-tls-verify=false"]
+    line += [f"{host}/team/cache", str(folder)]
     subprocess.run(line, check=True, capture_output=True, timeout=300)
 
 

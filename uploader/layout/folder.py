@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from uploader.model.outcome import How
-    from uploader.model.reference import Tag
+    from uploader.model.reference import Destination, Tag
     from uploader.oci.http import Body
 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -135,6 +135,10 @@ class LayoutDestination:
             self._bytes_written += descriptor.size
         await self._write_index_if_due()
         return how
+
+    async def mount_blob(self, descriptor: Descriptor, source: Destination) -> bool:  # noqa: ARG002
+        """Folders share nothing."""
+        return False
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
         """Store the manifest and point the tag at it; in index.json it is on closing at the latest."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NewType
 
 from uploader.errors import InputError
+from uploader.model.digest import Digest
 
 Tag = NewType("Tag", str)
 
@@ -113,6 +114,39 @@ def _name(text: str, name: str) -> str:
             "single . _ - between them, parts separated by /, no tag or digest)"
         )
     return lowered
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """An image somewhere: a tag or a digest in a repository or a layout folder."""
+
+    where: Destination
+    reference: Tag | Digest
+
+    def __str__(self) -> str:
+        return f"{self.where}{'@' if isinstance(self.reference, Digest) else ':'}{self.reference}"
+
+
+def parse_image(text: str) -> ImageReference:
+    """Read `HOST/NAME:TAG`, `HOST/NAME@DIGEST` or `oci-layout:PATH:TAG`, with a scheme or without; raises InputError.
+
+    As everywhere, a name without a host is Docker Hub's, and the tag is `latest` where none is given.
+    """
+    if text.startswith("oci-layout:"):
+        place, colon, tag = text.removeprefix("oci-layout:").rpartition(":")
+        if not colon or not place:
+            raise InputError(f"image {text[:200]!r} names no tag: write oci-layout:PATH:TAG")
+        return ImageReference(LayoutFolder(Path(place)), parse_tag(tag))
+    place, at, digest = text.partition("@")
+    scheme, separator, rest = place.rpartition("://")
+    name, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        name, tag = rest, "latest"
+    host = name.partition("/")[0]
+    if "/" not in name or not (set(".:") & set(host) or host == "localhost"):
+        name = f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"
+    where = parse_destination(f"{scheme}{separator}{name}")
+    return ImageReference(where, Digest.parse(digest) if at else parse_tag(tag))
 
 
 def parse_tag(text: str) -> Tag:

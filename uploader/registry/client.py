@@ -13,6 +13,7 @@ import anyio
 from uploader.errors import InputError, RegistryError, UnusableError, UploaderError
 from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
+from uploader.model.reference import Repository
 from uploader.oci.blob_upload import Ask, BlobUpload
 from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes
 from uploader.oci.manifest import StoredManifest
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
-    from uploader.model.reference import Repository, Tag
+    from uploader.model.reference import Destination, Tag
     from uploader.oci.profile import Profile
     from uploader.registry.credentials import Credentials
     from uploader.registry.pace import Pace
@@ -50,7 +51,7 @@ class ClientSettings:
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    no_connection_seconds: float = 25.0
+    no_connection_seconds: float = 24.0
     realms: frozenset[str] = frozenset()
     read_only: bool = False
 
@@ -191,6 +192,18 @@ class RegistryClient:
             raise
         self._wrote = self._wrote or how != "present"
         return how
+
+    async def mount_blob(self, descriptor: Descriptor, source: Destination) -> bool:
+        """POST with mount and from (distribution-spec, "Mounting a blob"); a session opened instead is ended again."""
+        if not isinstance(source, Repository) or source.registry != self._repository.registry:
+            return False
+        query = f"mount={quote(str(descriptor.digest), safe='')}&from={quote(source.name, safe='')}"
+        subject = f"mount blob {descriptor.digest.short} in {self._where}"
+        request = Request("POST", f"/v2/{self._name}/blobs/uploads/?{query}", subject)
+        answer = await self._ask(request)
+        if isinstance(answer, Response) and answer.status == 202 and (session := answer.header("location")):
+            await self._ask(Request("DELETE", session, subject, repeatable=False))
+        return isinstance(answer, Response) and answer.status == 201
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
         """PUT at the tag; repeatable, since the same bytes at the same tag are the same manifest.

@@ -39,7 +39,7 @@ _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 class Timeouts:
     """Time limits in seconds. `stall`: no byte moved; `answer`: after the body, plus a second per 10 MB of it."""
 
-    connect: float = 10.0
+    connect: float = 8.0
     stall: float = 60.0
     answer: float = 120.0
 

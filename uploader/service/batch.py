@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from uploader.model.events import Emit
     from uploader.model.package import PackageId
     from uploader.record import Record
+    from uploader.service.base_images import BaseSource
     from uploader.service.contents import Contents
     from uploader.service.destination import Destination
     from uploader.service.images import ImageMaker
+    from uploader.service.uploads import RepositoryUploads
 
 _GUESSED_TREE_BYTES = 8 * 1024 * 1024
 
@@ -48,6 +50,7 @@ class Task:
     force: bool
     strict: bool
     update_index: bool = False
+    base: BaseSource | None = None
 
 
 async def run_push(
@@ -59,6 +62,7 @@ async def run_push(
     emit: Emit,
     stop: anyio.Event,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    uploads: RepositoryUploads | None = None,
 ) -> Report:
     """Push, and report; raises InputError when `strict` refuses the graph. Failures are in the report."""
     if task.strict:
@@ -71,6 +75,7 @@ async def run_push(
     traffic = Traffic()
     unusable: UnusableError | None = None
     index: IndexEntry | None = None
+    pusher_notes: tuple[str, ...] = ()
     lost_tags = False
     try:
         async with opened as destination:
@@ -82,13 +87,15 @@ async def run_push(
                 emit=emit,
                 images=task.images,
                 rules=PushRules(task.force, remembers=not isinstance(destination, Rehearsal)),
+                uploads=uploads,
             )
-            unusable = await _prepare(pusher, stop)
+            unusable = await _prepare(task, destination, pusher, stop)
             if unusable is None:
                 unusable = await engine.run(plan, pusher, jobs=task.jobs, emit=emit, stop=stop)
             if task.update_index and unusable is None and not stop.is_set():
                 index = await _update_index(task, destination, plan)
             traffic = destination.traffic()
+            pusher_notes = pusher.notes()
     except UnusableError as error:  # the destination could not be opened, or not be closed with all its tags
         unusable, lost_tags = error, True
     if not plan.finished and unusable is not None:
@@ -96,20 +103,22 @@ async def run_push(
     outcomes = plan.outcomes()
     if lost_tags:
         outcomes = (_without_tag(outcome, str(unusable)) for outcome in outcomes)
-    problem = (record.problem,) if record.problem else ()
+    notes = [*task.notes, *([record.problem] if record.problem else []), *pusher_notes]
     frame = Frame(
         task.source,
         task.where,
         started,
         now(),
-        task.notes + problem,
+        tuple(notes),
         str(unusable) if unusable else None,
         index,
     )
     return make_report(frame, outcomes, traffic)
 
 
-async def _prepare(pusher: RepositoryPusher, stop: anyio.Event) -> UnusableError | None:
+async def _prepare(
+    task: Task, destination: Destination, pusher: RepositoryPusher, stop: anyio.Event
+) -> UnusableError | None:
     """Learn of the repository, unless the push is stopped first; gives the error that ends the push."""
     problem: UnusableError | None = None
 
@@ -121,6 +130,8 @@ async def _prepare(pusher: RepositoryPusher, stop: anyio.Event) -> UnusableError
         group.start_soon(give_up_on_stop)
         try:
             await pusher.prepare()
+            if task.base is not None:
+                await task.base.bring(task.images.bases, destination)
         except UnusableError as error:
             problem = error
         group.cancel_scope.cancel()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from uploader.model.descriptor import Descriptor
     from uploader.model.digest import Digest
     from uploader.model.outcome import How, Traffic
+    from uploader.model.reference import Destination as Reference
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
     from uploader.oci.manifest import StoredManifest
@@ -41,6 +42,9 @@ class Destination(Protocol):
 
     async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
         """Make the blob be there; `expected` says that it is likely to be there already."""
+
+    async def mount_blob(self, descriptor: Descriptor, source: Reference) -> bool:
+        """Take the blob over from another repository of the same registry; False when that cannot be done."""
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
         """Point the tag at this manifest, byte for byte."""

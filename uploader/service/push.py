@@ -16,6 +16,7 @@ from uploader.oci.manifest import parse_manifest
 from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
 from uploader.record import RecordedManifest
 from uploader.service.memory import Memory
+from uploader.service.uploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from uploader.service.contents import Contents
     from uploader.service.destination import Destination
     from uploader.service.images import Image, ImageMaker
+    from uploader.service.uploads import RepositoryUploads
 
 _BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
+MOST_LAYERS = 127
 _MANIFEST_TRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
 
@@ -47,22 +50,13 @@ class PushRules:
     remembers: bool = True
 
 
-class _Upload:
-    """The one upload of a digest in this run; those who need it too wait for its end. Mutable: the outcome."""
-
-    def __init__(self) -> None:
-        self.ended = anyio.Event()
-        self.how: How | None = None
-        self.error: RegistryError | UnusableError | None = None
-
-
 class RepositoryPusher:
     """Pushes packages to a destination; fits the engine's `Pusher`.
 
-    Mutable: what was found at the tags, the uploads of this run by digest, and the manifests being written.
+    Mutable: what was found at the tags, the uploads of this push, and the manifests being written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a push is made of
         self,
         destination: Destination,
         where: str,
@@ -72,9 +66,10 @@ class RepositoryPusher:
         record: Record,
         emit: Emit,
         rules: PushRules,
+        uploads: RepositoryUploads | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """`where` is the repository's name in the record."""
+        """`where` is the repository's name in the record; `uploads` are shared with other pushes that go there."""
         self._destination = destination
         self._where = where
         self._contents = contents
@@ -87,14 +82,24 @@ class RepositoryPusher:
         self._empty = False
         self._tagged: dict[PackageId, Digest] = {}
         self._existing: dict[PackageId, Existing | None] = {}
-        self._uploads: dict[Digest, _Upload] = {}
+        self._uploads = Uploads(uploads)
         self._owners: dict[Digest, Package] = {}
         self._writing: dict[PackageId, Tagged] = {}
+        self._too_deep = 0
 
     async def prepare(self) -> None:
         """Learn whether the repository is empty: then no tag need be asked for. Also the first login."""
         with suppress(RegistryError):  # not to know is no proof: then each tag is asked for
             self._empty = await self._destination.is_empty()
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of what was pushed."""
+        if not self._too_deep:
+            return ()
+        return (
+            f"{self._too_deep} images have more than {MOST_LAYERS} layers: they can be stored, and not be run, since "
+            "overlay file systems take no more",
+        )
 
     # -- the engine's Pusher
 
@@ -117,6 +122,7 @@ class RepositoryPusher:
     async def push_manifest(self, package: Package, closure: Closure) -> Tagged:
         """Point the tag at the package's manifest, unless something as good or better is there."""
         image = await self._images.make(package, closure)
+        self._too_deep += len(image.layers) > MOST_LAYERS
         tagged = self._tagged.pop(package.id, None)
         if tagged is None and closure.missing and self._empty and not self._force:
             # Somebody else may have filled the repository meanwhile, and with more than we could.
@@ -189,7 +195,8 @@ class RepositoryPusher:
 
     def _is_expected(self, descriptor: Descriptor) -> bool:
         """Whether the blob may well be there: asked about only then."""
-        return not self._empty or self._record.has_blob(self._where, descriptor.digest)
+        digest = descriptor.digest
+        return not self._empty or self._uploads.has_seen(digest) or self._record.has_blob(self._where, digest)
 
     async def _read_existing(self, package: Package, tagged: Digest, layers: Sequence[Layer]) -> Existing | None:
         """What the tag points at; its config only where the manifest alone does not tell whether it names `layers`."""
@@ -211,30 +218,16 @@ class RepositoryPusher:
         return existing_manifest(Descriptor(manifest.media_type, stored.digest, len(stored.content)), manifest, b"{}")
 
     async def _send_once(self, descriptor: Descriptor, body: Body) -> How:
-        """Send the blob, or wait for whoever in this run sends it already, and share the outcome.
+        """Send the blob, unless somebody sends it already, or did so in this push."""
 
-        A source that cannot be read is each package's own failure, and one who is cancelled speaks for nobody else:
-        then the next one tries with its own.
-        """
-        while (other := self._uploads.get(descriptor.digest)) is not None:
-            await other.ended.wait()
-            if other.error is not None:
-                raise other.error
-            if other.how is not None:
-                return other.how
-        upload = self._uploads[descriptor.digest] = _Upload()
-        try:
-            upload.how = await self._destination.push_blob(descriptor, body, expected=self._is_expected(descriptor))
-        except (RegistryError, UnusableError) as error:
-            upload.error = error
-            raise
-        finally:
-            if upload.how is None and upload.error is None:
-                del self._uploads[descriptor.digest]
-            upload.ended.set()
-        if self._remembers:
-            self._record.remember_blob(self._where, descriptor.digest)
-        return upload.how
+        async def send() -> How:
+            expected = self._is_expected(descriptor)
+            how = await self._destination.push_blob(descriptor, body, expected=expected)
+            if self._remembers:
+                self._record.remember_blob(self._where, descriptor.digest)
+            return how
+
+        return await self._uploads.once(descriptor.digest, send)
 
     # -- manifests
 
@@ -261,12 +254,12 @@ class RepositoryPusher:
         descriptors = [image.config_descriptor, *(layer.descriptor for layer in closure.layers)]
         self._record.forget_blobs(self._where, [descriptor.digest for descriptor in descriptors])
         for descriptor in descriptors:
-            before = self._uploads.get(descriptor.digest)
+            before = self._uploads.find(descriptor.digest)
             if await self._destination.has_blob(descriptor):
                 continue
             # One that ended before we asked did not last; one that has begun since may be another manifest's repair.
-            if before is not None and before.ended.is_set() and self._uploads.get(descriptor.digest) is before:
-                del self._uploads[descriptor.digest]
+            if before is not None:
+                self._uploads.forget(descriptor.digest, before)
             owner = self._owners.get(descriptor.digest)
             if owner is not None:
                 async with self._contents.open(owner) as (layer, body):

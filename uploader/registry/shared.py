@@ -1,0 +1,187 @@
+"""Connections, pace and login that several pushes to a registry share."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import TYPE_CHECKING, Final, Self
+
+import aiohttp
+import anyio
+
+from uploader.oci.profile import profile_for
+from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.credentials import find_credentials
+from uploader.registry.pace import Pace
+from uploader.registry.timing import Timing
+from uploader.registry.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+    from uploader.model.events import Emit, Event
+    from uploader.model.reference import Registry, Repository
+
+_LOGIN_SECONDS: Final = 600.0
+"""How long a login is used for new pushes: who rotates it need not restart anything."""
+_LONGEST_WAIT_SECONDS: Final = 20.0
+"""Well below the time after which a request without progress is given up."""
+
+
+class RateLimit:
+    """So many bytes per second, over all that is sent. Mutable: when what was let through will have been sent."""
+
+    def __init__(self, bytes_per_second: float, *, timing: Timing | None = None) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._timing = timing or Timing()
+        self._free_at = self._timing.monotonic()
+
+    async def pass_on(self, count: int) -> None:
+        """Wait until it is the turn of these bytes; first come, first served."""
+        now = self._timing.monotonic()
+        begin = max(now, self._free_at)
+        self._free_at = begin + count / self._bytes_per_second
+        if begin > now:
+            await self._timing.sleep(min(begin - now, _LONGEST_WAIT_SECONDS))
+
+
+class SharedTransport(Transport):
+    """Connections that several pushes use at once."""
+
+    limit: RateLimit | None = None
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if self.limit is not None:
+            slowing = aiohttp.TraceConfig()
+            slowing.on_request_chunk_sent.append(self._slow_down)
+            slowing.freeze()
+            self._session.trace_configs.append(slowing)
+        return self
+
+    async def _slow_down(
+        self, session: aiohttp.ClientSession, context: object, sent: aiohttp.TraceRequestChunkSentParams
+    ) -> None:
+        """Before a piece of a body goes out."""
+        del session, context
+        if self.limit is not None:
+            await self.limit.pass_on(len(sent.chunk))
+
+    def for_push(self, sent: Callable[[int], None]) -> SharedTransport:
+        """The same connections, with a count of its own."""
+        one = copy(self)
+        one.bytes_sent = 0
+        one._report_sent = sent  # noqa: SLF001 - it is one of ours
+        return one
+
+
+class SharedClient(RegistryClient):
+    """A repository that several pushes go to, with one login."""
+
+    def for_push(self, transport: SharedTransport) -> SharedClient:
+        """The same login, with counts of its own; what one push may not do says nothing of another."""
+        one = copy(self)
+        one._transport = transport  # noqa: SLF001 - all of these are its own
+        one._silent_since = None  # noqa: SLF001
+        one._denied = set()  # noqa: SLF001
+        one._wrote = False  # noqa: SLF001
+        one._requests = one._retries = 0  # noqa: SLF001
+        return one
+
+
+class _Host:
+    """A registry while somebody uses it. Mutable: who does, and the repositories with their logins."""
+
+    def __init__(self, transport: SharedTransport, host: str, most_in_flight: int, timing: Timing) -> None:
+        self.transport = transport
+        self.pace = Pace(host, most_in_flight, timing=timing, emit=self._tell)
+        self.listeners: list[Emit] = []
+        self.clients: dict[str, tuple[float, SharedClient]] = {}
+
+    def _tell(self, event: Event) -> None:
+        """A wait that the host asks for holds everybody back."""
+        for emit in self.listeners:
+            emit(event)
+
+
+class RegistryPool:
+    """Registries with what is shared; each stays open while a push uses it. Mutable: those that are open.
+
+    `most_in_flight` is for each registry, over all pushes that go there; `limit_rate`, in bytes per second, is for all
+    of them together.
+    """
+
+    def __init__(
+        self,
+        *,
+        most_in_flight: int,
+        limit_rate: int | None,
+        user_agent: str,
+        environment: Mapping[str, str],
+        ca_file: Path | None = None,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        self._most_in_flight = most_in_flight
+        self._limit = RateLimit(limit_rate) if limit_rate else None
+        self._user_agent = user_agent
+        self._environment = environment
+        self._ca_file = ca_file
+        self._settings = settings or ClientSettings()
+        self._timing = Timing()
+        self._hosts: dict[Registry, _Host] = {}
+
+    @asynccontextmanager
+    async def open(
+        self, repository: Repository, *, emit: Emit, sent: Callable[[int], None]
+    ) -> AsyncIterator[RegistryClient]:
+        """The repository for one push; `sent` is told of its bytes. Raises InputError."""
+        host = await self._enter(repository.registry, emit)
+        try:
+            client = await self._client(host, repository)
+            yield client.for_push(host.transport.for_push(sent))
+        finally:
+            host.listeners.remove(emit)
+            if not host.listeners:
+                del self._hosts[repository.registry]
+                with anyio.CancelScope(shield=True):
+                    await host.transport.__aexit__(None, None, None)
+
+    def log_in_anew(self, repository: Repository) -> None:
+        """Later pushes to the repository read the login again: a push found that this one cannot be used."""
+        if (host := self._hosts.get(repository.registry)) is not None:
+            host.clients.pop(repository.name, None)
+
+    async def _enter(self, registry: Registry, emit: Emit) -> _Host:
+        """Nothing here waits for anybody, so two pushes cannot open the same registry."""
+        if (host := self._hosts.get(registry)) is None:
+            transport = SharedTransport(
+                registry.origin,
+                connections=self._most_in_flight,
+                user_agent=self._user_agent,
+                timeouts=self._settings.timeouts,
+                ca_file=self._ca_file,
+                sent=lambda _: None,
+            )
+            transport.limit = self._limit
+            await transport.__aenter__()
+            host = self._hosts[registry] = _Host(transport, registry.host, self._most_in_flight, self._timing)
+        host.listeners.append(emit)
+        return host
+
+    async def _client(self, host: _Host, repository: Repository) -> SharedClient:
+        made, client = host.clients.get(repository.name, (0.0, None))
+        if client is not None and time.monotonic() - made < _LOGIN_SECONDS:
+            return client
+        client = SharedClient(
+            repository,
+            transport=host.transport,
+            pace=host.pace,
+            credentials=await find_credentials(repository.registry.host, self._environment),
+            profile=profile_for(repository.registry.host),
+            settings=self._settings,
+            timing=self._timing,
+        )
+        host.clients[repository.name] = (time.monotonic(), client)
+        return client

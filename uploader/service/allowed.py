@@ -1,0 +1,144 @@
+"""What a job may read and write: the operator's rules, and whether a job keeps to them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from uploader.errors import InputError
+from uploader.model.package import Blob, Tree
+from uploader.model.reference import LayoutFolder, Repository, parse_destination, parse_image
+from uploader.sources.base import GraphFileReference, PythonReference, SpackReference, parse_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from uploader.model.package import Package
+    from uploader.model.reference import Destination
+    from uploader.service.job_format import PushJob
+
+_WILD: Final = re.compile(r"(\*\*|\*)")
+_CACHED_FOLDERS: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryPattern:
+    """Repositories by name: `ghcr.io/org/*`. `*` is a part of a name between two `/` or a piece of one, `**` anything.
+
+    As in a destination, without a scheme it means https; `oci+http://HOST/**` allows plain http.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        scheme, separator, _ = self.text.partition("://")
+        if not self.text or (separator and scheme not in {"oci", "oci+http"}):
+            raise InputError(f"{self.text!r} is no pattern of destinations: write oci://HOST/NAME/*, or HOST/**")
+
+    def matches(self, repository: Repository) -> bool:
+        """Whether the repository is one of them."""
+        scheme, separator, rest = self.text.partition("://")
+        if (scheme if separator else "oci") != ("oci" if repository.registry.scheme == "https" else "oci+http"):
+            return False
+        wild = {"*": "[^/]*", "**": ".*"}
+        parts = _WILD.split((rest if separator else self.text).lower())
+        pattern = "".join(wild.get(part) or re.escape(part) for part in parts)
+        return re.fullmatch(pattern, f"{repository.registry.host}/{repository.name}") is not None
+
+
+def may_go_to(patterns: tuple[RepositoryPattern, ...] | None, repository: Repository) -> bool:
+    """Whether one of the patterns allows it; None allows any."""
+    return patterns is None or any(pattern.matches(repository) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Sources below `source_roots`, layout folders below `dest_roots`, repositories that `destinations` match."""
+
+    source_roots: tuple[Path, ...]
+    dest_roots: tuple[Path, ...] = ()
+    destinations: tuple[RepositoryPattern, ...] | None = None
+
+    def admit(self, job: PushJob) -> PushJob:
+        """The job with its paths resolved; raises InputError for what it may not read or write.
+
+        Done when a job comes in, and again before it runs: links may have changed.
+        """
+        sources = tuple(self._source(text) for text in job.sources)
+        options = dict(job.options)
+        if isinstance(root := options.get("spack_root"), str):
+            options["spack_root"] = str(self._below(Path(root), self.source_roots, "spack_root", "--source-root"))
+        if isinstance(image := options.get("base_image"), str):
+            self._check_base_image(image)
+        return replace(job, sources=sources, to=str(self._destination(job.to)), options=options)
+
+    def check_contents(self, packages: Iterable[Package]) -> None:
+        """Whether all files that a graph names lie below a source root; it blocks. Raises InputError."""
+        roots = [Path(os.path.realpath(root)) for root in self.source_roots]
+        resolved = lru_cache(_CACHED_FOLDERS)(os.path.realpath)  # most packages lie in few folders
+        for package in packages:
+            match package.content:
+                case Blob(path=path) | Tree(root=path):
+                    real = Path(resolved(path.parent)) / path.name
+                    if real.is_symlink():
+                        real = Path(os.path.realpath(real))
+                    if not _is_below(real, roots):
+                        raise InputError(
+                            f"package {package.id!r} lies at {path}, which is not below a --source-root of the daemon"
+                        )
+                case None:
+                    pass
+
+    def _source(self, text: str) -> str:
+        match parse_source(text):
+            case GraphFileReference(None):
+                raise InputError("a job cannot read its source from standard input: give a file")
+            case GraphFileReference(path) if path is not None:
+                return str(self._below(path, self.source_roots, f"source {text!r}", "--source-root"))
+            case PythonReference(path):
+                return f"python:{self._below(path, self.source_roots, f'source {text!r}', '--source-root')}"
+            case SpackReference(path, specs):
+                root = self._below(path, self.source_roots, f"source {text!r}", "--source-root")
+                return f"spack:{root}" + (f"#{','.join(specs)}" if specs else "")
+            case _:
+                raise InputError(f"source {text[:200]!r} is of a kind that a job cannot have")
+
+    def _destination(self, text: str) -> Destination:
+        match parse_destination(text):
+            case LayoutFolder(path):
+                return LayoutFolder(self._below(path, self.dest_roots, f"destination {text!r}", "--dest-root"))
+            case Repository() as repository:
+                if not may_go_to(self.destinations, repository):
+                    raise InputError(f"destination {repository}: no --allow-destination of the daemon allows it")
+                return repository
+
+    def _check_base_image(self, text: str) -> None:
+        """What is read with the daemon's login lands where the job says: so it is no other than what it may write."""
+        match parse_image(text).where:
+            case LayoutFolder(path):
+                self._below(path, self.source_roots, f"base image {text!r}", "--source-root")
+            case Repository() as repository:
+                if not may_go_to(self.destinations, repository):
+                    raise InputError(f"base image {text}: no --allow-destination of the daemon allows its repository")
+
+    @staticmethod
+    def _below(path: Path, roots: tuple[Path, ...], what: str, option: str) -> Path:
+        """Where the path really leads, links followed; relative paths are relative to the first root."""
+        if not roots:
+            raise InputError(f"{what}: the daemon was started without {option}, so nothing there is allowed")
+        try:
+            real = Path(os.path.realpath(Path(roots[0]) / path))
+            allowed = _is_below(real, [Path(os.path.realpath(root)) for root in roots])
+        except (OSError, ValueError) as error:
+            raise InputError(f"{what}: {error}") from error
+        if not allowed:
+            raise InputError(f"{what} is not below a {option} of the daemon ({', '.join(map(str, roots))})")
+        return real
+
+
+def _is_below(path: Path, roots: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
