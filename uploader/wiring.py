@@ -148,6 +148,7 @@ async def _open_registry(
     repository: Repository, options: PushOptions, emit: Emit, environment: Mapping[str, str], *, read_only: bool
 ) -> AsyncIterator[Destination]:
     from uploader.oci.profile import profile_for  # noqa: PLC0415  (all of these bring aiohttp)
+    from uploader.registry.bandwidth import Bandwidth  # noqa: PLC0415
     from uploader.registry.client import ClientSettings, RegistryClient  # noqa: PLC0415
     from uploader.registry.credentials import find_credentials  # noqa: PLC0415
     from uploader.registry.pace import Pace  # noqa: PLC0415
@@ -163,6 +164,7 @@ async def _open_registry(
         timeouts=settings.timeouts,
         ca_file=options.ca_file,
         sent=partial(_tell_sent, emit),
+        limit=Bandwidth(options.limit_rate, timing) if options.limit_rate else None,
     )
     async with RegistryClient(
         repository,

@@ -47,9 +47,9 @@ class CannotComplete(Exception):  # noqa: N818 - it is a reason, not an error
     """Why a manifest stays as it is."""
 
 
-def completable(missing: Missing, donor: Donor | None, platform: str) -> bool:
-    """Whether that gap can be filled: a choice is none, and a layer for another platform fills none."""
-    return missing.is_gap and donor is not None and donor.platform == platform
+def fills(donor: Donor | None, platform: str) -> bool:
+    """Whether the layer may fill a gap in an image for `platform`."""
+    return donor is not None and donor.platform == platform
 
 
 def complete(manifest: Manifest, content: bytes, config: bytes, donors: Mapping[PackageId, Donor]) -> Completed:
@@ -63,7 +63,8 @@ def complete(manifest: Manifest, content: bytes, config: bytes, donors: Mapping[
         raise CannotComplete("its manifest and its config do not fit together, or are not ours")
     if _written(document) != config or manifest_bytes(*_parts(manifest), media_type=manifest.media_type) != content:
         raise CannotComplete("it is not as this version of uploader would write it: push it again")
-    fill = {m.id: donors[m.id] for m in audited.missing if completable(m, donors.get(m.id), audited.platform)}
+    gaps = [missing for missing in audited.missing if missing.is_gap]
+    fill = {gap.id: donors[gap.id] for gap in gaps if fills(donors.get(gap.id), audited.platform)}
     if not fill:
         raise CannotComplete("nothing that it lacks is there")
     base = _base_layers(manifest, document, audited.missing)

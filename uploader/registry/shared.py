@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import asynccontextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-import aiohttp
 import anyio
 
 from uploader.oci.profile import profile_for
+from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.client import ClientSettings, RegistryClient
 from uploader.registry.credentials import find_credentials
 from uploader.registry.pace import Pace
@@ -26,48 +26,10 @@ if TYPE_CHECKING:
 
 _LOGIN_SECONDS: Final = 600.0
 """How long a login is used for new pushes: who rotates it need not restart anything."""
-_LONGEST_WAIT_SECONDS: Final = 20.0
-"""Well below the time after which a request without progress is given up."""
-
-
-class RateLimit:
-    """So many bytes per second, over all that is sent. Mutable: when what was let through will have been sent."""
-
-    def __init__(self, bytes_per_second: float, *, timing: Timing | None = None) -> None:
-        self._bytes_per_second = bytes_per_second
-        self._timing = timing or Timing()
-        self._free_at = self._timing.monotonic()
-
-    async def pass_on(self, count: int) -> None:
-        """Wait until it is the turn of these bytes; first come, first served."""
-        now = self._timing.monotonic()
-        begin = max(now, self._free_at)
-        self._free_at = begin + count / self._bytes_per_second
-        if begin > now:
-            await self._timing.sleep(min(begin - now, _LONGEST_WAIT_SECONDS))
 
 
 class SharedTransport(Transport):
     """Connections that several pushes use at once."""
-
-    limit: RateLimit | None = None
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        if self.limit is not None:
-            slowing = aiohttp.TraceConfig()
-            slowing.on_request_chunk_sent.append(self._slow_down)
-            slowing.freeze()
-            self._session.trace_configs.append(slowing)
-        return self
-
-    async def _slow_down(
-        self, session: aiohttp.ClientSession, context: object, sent: aiohttp.TraceRequestChunkSentParams
-    ) -> None:
-        """Before a piece of a body goes out."""
-        del session, context
-        if self.limit is not None:
-            await self.limit.pass_on(len(sent.chunk))
 
     def for_push(self, sent: Callable[[int], None]) -> SharedTransport:
         """The same connections, with a count of its own."""
@@ -124,12 +86,12 @@ class RegistryPool:
         settings: ClientSettings | None = None,
     ) -> None:
         self._most_in_flight = most_in_flight
-        self._limit = RateLimit(limit_rate) if limit_rate else None
         self._user_agent = user_agent
         self._environment = environment
         self._ca_file = ca_file
         self._settings = settings or ClientSettings()
         self._timing = Timing()
+        self._limit = Bandwidth(limit_rate, self._timing) if limit_rate else None
         self._hosts: dict[Registry, _Host] = {}
 
     @asynccontextmanager
@@ -163,8 +125,8 @@ class RegistryPool:
                 timeouts=self._settings.timeouts,
                 ca_file=self._ca_file,
                 sent=lambda _: None,
+                limit=self._limit,
             )
-            transport.limit = self._limit
             await transport.__aenter__()
             host = self._hosts[registry] = _Host(transport, registry.host, self._most_in_flight, self._timing)
         host.listeners.append(emit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiohttp.abc import AbstractStreamWriter
+
+    from uploader.registry.bandwidth import Bandwidth
 
 _PIECE_BYTES = 256 * 1024
 _REDIRECTS = 5
@@ -53,6 +56,10 @@ class _Watch:
         self._answer = timeouts.answer + size / 10e6
         self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
 
+    def pause(self) -> None:
+        """It is we who make it wait."""
+        self.scope.deadline = math.inf
+
     def received(self) -> None:
         self.scope.deadline = anyio.current_time() + self._timeouts.stall
 
@@ -65,10 +72,12 @@ class _Watch:
 class _SliceBody(payload.Payload):
     """A request body that is read from its place in pieces, each handed on before the next is read."""
 
-    def __init__(self, piece: Slice, sent: Callable[[int], None]) -> None:
+    def __init__(self, piece: Slice, watch: _Watch, sent: Callable[[int], None], limit: Bandwidth | None) -> None:
         super().__init__(piece, content_type="application/octet-stream")
         self._piece = piece
+        self._watch = watch
         self._sent = sent
+        self._limit = limit
         self._size = piece.length
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 (aiohttp's signature)
@@ -76,15 +85,21 @@ class _SliceBody(payload.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         offset, end = self._piece.offset, self._piece.offset + self._piece.length
+        most = self._limit.piece(_PIECE_BYTES) if self._limit else _PIECE_BYTES
         while offset < end:
-            length = min(_PIECE_BYTES, end - offset)
+            length = min(most, end - offset)
             content = self._piece.body.read(offset, length)
             if len(content) != length:
                 raise SourceError(f"the content ended after {offset + len(content)} bytes: it became shorter")
+            if self._limit is not None:
+                self._watch.pause()
+                await self._limit.wait_for(length)
+                self._watch.sent(0)
             await writer.write(content)
             await writer.drain()
-            offset += len(content)
-            self._sent(len(content))
+            offset += length
+            self._watch.sent(length)
+            self._sent(length)
 
 
 class Transport:
@@ -99,6 +114,7 @@ class Transport:
         timeouts: Timeouts,
         ca_file: Path | None,
         sent: Callable[[int], None],
+        limit: Bandwidth | None = None,
     ) -> None:
         self.origin = origin_of(origin)
         self._connections = connections
@@ -106,6 +122,7 @@ class Transport:
         self._timeouts = timeouts
         self._tls = _tls_context(ca_file)
         self._report_sent = sent
+        self._limit = limit
         self.bytes_sent = 0
 
     def _sent(self, count: int) -> None:
@@ -193,16 +210,13 @@ class Transport:
 
     async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Response:
         watch = _Watch(self._timeouts, request.size)
-
-        def sent(count: int) -> None:
-            watch.sent(count)
-            self._sent(count)
-
         body: bytes | _SliceBody | None = None
         match request.body:
             case Slice() as piece:
-                body = _SliceBody(piece, sent)
+                body = _SliceBody(piece, watch, self._sent, self._limit)
             case content if content or request.method in {"POST", "PUT", "PATCH"}:
+                if self._limit is not None:
+                    await self._limit.wait_for(len(content))
                 body = content
         with watch.scope:
             async with self._session.request(

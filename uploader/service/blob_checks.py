@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uploader.service.destination import Destination
 
 _READERS: Final = 4  # each may hold a zstd window of 128 MiB
-DELETE_FIRST: Final = "delete it there, then heal: registries keep the old bytes of a blob that they have"
+DELETE_FIRST: Final = "where heal leaves it so, the registry keeps what it has: delete it there, then heal"
 
 _Key: TypeAlias = "tuple[Digest, int]"
 
@@ -162,7 +162,8 @@ def tells_damage(error: RegistryError) -> bool:
 
 def _failed(descriptor: Descriptor, error: RegistryError) -> Answer:
     if tells_damage(error):
-        return Answer(Damage("layer-damaged", f"{error}; {DELETE_FIRST}", descriptor.digest))
+        what = f"its layer {descriptor.digest.short} has other bytes than its digest and size say"
+        return Answer(Damage("layer-damaged", f"{what}; {DELETE_FIRST}", descriptor.digest))
     return Answer(error=str(error))
 
 

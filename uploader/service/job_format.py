@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +15,8 @@ from uploader.packing.codecs import find_codec
 from uploader.sources.base import parse_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from uploader.service.options import PushOptions
 
 _SCHEMA_ID: Final = "uploader/job/v1"
@@ -46,7 +47,7 @@ _NUMBER = _Kind("a whole number", {"type": "integer"}, _is_number)
 _TEXT = _Kind("a string", {"type": "string", "minLength": 1}, lambda value: isinstance(value, str) and value != "")
 _PATH = _Kind("a path", _TEXT.schema, _TEXT.fits, Path)
 
-OPTIONS: Final[Mapping[str, _Kind]] = {
+OPTIONS: Final["Mapping[str, _Kind]"] = {
     "select": _WORDS,
     "only": _Kind(
         "a list of `package` and `dependencies`",
