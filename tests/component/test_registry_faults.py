@@ -24,7 +24,7 @@ from tests.component.a_client import (
 )
 from uploader.errors import RegistryError, UploaderError
 from uploader.model.digest import Digest
-from uploader.model.events import Event, Waiting
+from uploader.model.events import Event, Retried, Waiting
 from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_MANIFEST
 from uploader.oci.profile import Profile, profile_for
@@ -241,7 +241,10 @@ async def test_retry_after_is_obeyed_in_full_by_everybody() -> None:
         begun = clock.now
         await push(client)
         assert clock.now - begun >= 40.0
-        assert events == [Waiting(registry.host, 40.0, "asks to wait")]
+        waiting, retried = events
+        assert waiting == Waiting(registry.host, 40.0, "asks to wait")
+        assert isinstance(retried, Retried)
+        assert retried.seconds == 40.0
 
 
 class StandingClock(Clock):

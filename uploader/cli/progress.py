@@ -20,6 +20,7 @@ from uploader.model.events import (
     ManifestSettled,
     Note,
     PushStarted,
+    Retried,
     Sending,
     Waiting,
 )
@@ -200,6 +201,8 @@ def as_json(event: Event) -> dict[str, object]:
             return {"event": "bytes-sent", "count": count}
         case Waiting(host, seconds, reason):
             return {"event": "waiting", "host": host, "seconds": seconds, "reason": reason}
+        case Retried(subject, reason, seconds):
+            return {"event": "retried", "subject": subject, "reason": reason, "seconds": round(seconds, 3)}
         case Note(text):
             return {"event": "note", "text": text}
 

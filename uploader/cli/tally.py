@@ -10,6 +10,7 @@ from uploader.model.events import (
     ManifestSettled,
     Note,
     PushStarted,
+    Retried,
     Sending,
     Waiting,
 )
@@ -27,6 +28,7 @@ class Tally:
         self.done = 0
         self.failed = 0
         self.bytes_sent = 0
+        self.retries = 0
         self.in_flight: dict[str, str] = {}
         self.waiting: tuple[str, float] | None = None
         self._recent: list[tuple[float, int]] = [(now, 0)]
@@ -55,6 +57,8 @@ class Tally:
                 self.done += 1
             case BytesSent(count):
                 self.bytes_sent += count
+            case Retried():
+                self.retries += 1
             case Waiting(host, seconds, reason):
                 self.waiting = (f"{host} {reason}", now + seconds)
                 return f"{host} {reason} {seconds:.0f} s"
@@ -65,6 +69,8 @@ class Tally:
         parts = [f"{self.done + self.failed}/{self.packages} packages"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.retries:
+            parts.append(f"{self.retries} retries")
         parts.append(f"{bytes_text(self.bytes_sent)} sent, {bytes_text(self.rate(now))}/s")
         if self.in_flight:
             names = list(self.in_flight.values())

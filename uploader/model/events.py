@@ -67,11 +67,20 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """A request is sent again in `seconds`: `subject` is what was tried, `reason` what came back."""
+
+    subject: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something the user should know, once."""
 
     text: str
 
 
-Event = PushStarted | BlobStarted | Sending | LayerSettled | ManifestSettled | BytesSent | Waiting | Note
+Event = PushStarted | BlobStarted | Sending | LayerSettled | ManifestSettled | BytesSent | Waiting | Retried | Note
 Emit = Callable[[Event], None]

@@ -78,7 +78,7 @@ class RegistryClient:
         self._profile = profile
         self._settings = settings
         self._timing = timing
-        self._retrying = Retrying(settings.retry, profile, timing)
+        self._retrying = Retrying(settings.retry, profile, timing, pace.emit)
         self._authorizer = Authorizer(
             origin=transport.origin,
             repository=self._name,

@@ -175,7 +175,7 @@ class Pace:
         self._host = host
         self._clock = timing.monotonic
         self._sleep = timing.sleep
-        self._emit = emit
+        self.emit = emit
         self._inside = 0
         self._large_inside = 0
         self._small: deque[anyio.Event] = deque()
@@ -246,4 +246,4 @@ class Pace:
         wait = visit.retry_after or 0.0
         if wait >= _SAID_FROM_SECONDS and now + wait > self._said_until + _SAID_FROM_SECONDS:
             self._said_until = now + wait
-            self._emit(Waiting(self._host, wait, "asks to wait"))
+            self.emit(Waiting(self._host, wait, "asks to wait"))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import tenacity
 from tenacity.wait import wait_base, wait_random_exponential
 
+from uploader.model.events import Retried
 from uploader.oci.http import Answer, Lost, Request, Response
 from uploader.oci.refusal import read_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from uploader.model.events import Emit
     from uploader.oci.profile import Profile
     from uploader.registry.timing import Timing
 
@@ -35,7 +37,8 @@ class RetryPolicy:
 class Retrying:
     """Sends a request until it has an answer that is final under the policy."""
 
-    def __init__(self, policy: RetryPolicy, profile: Profile, timing: Timing) -> None:
+    def __init__(self, policy: RetryPolicy, profile: Profile, timing: Timing, emit: Emit = lambda _: None) -> None:
+        self._emit = emit
         self._policy = policy
         self._profile = profile
         self._timing = timing
@@ -71,6 +74,7 @@ class Retrying:
             retry=tenacity.retry_if_result(lambda result: self.worth_repeating(request, result)),
             retry_error_callback=_last_answer,
             sleep=self._timing.sleep,
+            before_sleep=lambda state: self._tell(request, state),
         )
         last: Answer = await retrying(again)
         return replace(last, attempts=attempts)
@@ -83,6 +87,11 @@ class Retrying:
         if isinstance(answer, Lost):
             return request.repeatable or not answer.connected
         return refusal.transient and (request.repeatable or (refusal.throttled and answer.status != 503))
+
+    def _tell(self, request: Request, state: tenacity.RetryCallState) -> None:
+        if state.outcome is not None and state.next_action is not None:
+            refusal = read_refusal(state.outcome.result(), self._profile, 0.0)
+            self._emit(Retried(request.subject, refusal.text, state.next_action.sleep))
 
     def _asked_wait(self, state: tenacity.RetryCallState) -> float:
         if state.outcome is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import anyio
 import structlog
 
-from uploader.errors import InputError, JobStoreError, UploaderError
+from uploader.errors import JobStoreError, UploaderError
 from uploader.jobs import Heartbeat
 from uploader.model.reference import Repository, parse_destination
 from uploader.service.job_format import read_payload
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from uploader.jobs import JobStore, Lease
+    from uploader.jobs import JobStore
     from uploader.model.events import Emit
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report

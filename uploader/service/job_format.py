@@ -47,7 +47,7 @@ _NUMBER = _Kind("a whole number", {"type": "integer"}, _is_number)
 _TEXT = _Kind("a string", {"type": "string", "minLength": 1}, lambda value: isinstance(value, str) and value != "")
 _PATH = _Kind("a path", _TEXT.schema, _TEXT.fits, Path)
 
-OPTIONS: Final["Mapping[str, _Kind]"] = {
+OPTIONS: Final[Mapping[str, _Kind]] = {
     "select": _WORDS,
     "only": _Kind(
         "a list of `package` and `dependencies`",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.package import Package
-    from uploader.oci.manifest import Manifest, StoredManifest
+    from uploader.oci.manifest import Manifest
     from uploader.service.destination import Destination
 
 _LAYERS_AT_ONCE: Final = 8
@@ -48,7 +48,7 @@ _OTHERS_TAG: Final = "the tag is taken by something that neither uploader nor Sp
 
 @dataclass(frozen=True, slots=True)
 class VerifyTask:
-    """What to verify: `packages` are those that must be there; `every_tag`: the tags that are listed, too.
+    """What to verify: `packages` must be there; `tags` are looked at, too, which is every tag where it is None.
 
     `deep`: blobs are read, not only asked about. `at_once`: tags in work at a time.
     """
@@ -56,7 +56,7 @@ class VerifyTask:
     where: str
     source: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
-    every_tag: bool = True
+    tags: tuple[Tag, ...] | None = None
     deep: bool = False
     at_once: int = 32
     notes: tuple[str, ...] = ()
@@ -155,10 +155,10 @@ class Verifier:
             yield tag
 
     async def _wanted(self) -> list[Tag]:
-        tags = dict.fromkeys(self._expected)
-        if self._task.every_tag:
-            tags |= dict.fromkeys([tag async for tag in self._destination.tags()])
-        return list(tags)
+        listed = self._task.tags
+        if listed is None:
+            listed = tuple([tag async for tag in self._destination.tags()])
+        return list(dict.fromkeys([*self._expected, *listed]))
 
     # -- one tag
 
@@ -201,8 +201,8 @@ class Verifier:
         maker = makers[0] if makers else "other"
         missing = tuple(one for entry in entries for one in entry.missing)
         self._platforms.pop(Tag(index.tag), None)  # an index is nothing that could be completed
-        state = state_of(maker, damage, missing, error)
-        return replace(index, state=state, maker=maker, damage=damage, missing=missing, error=error)
+        index = replace(index, maker=maker, damage=damage, missing=missing, error=error)
+        return replace(index, state=state_of(index))
 
     async def _look_at_image(self, entry: TagEntry, manifest: Manifest) -> TagEntry:
         audited = await self._audited(entry.tag, manifest)
@@ -216,13 +216,13 @@ class Verifier:
             self._own[Tag(entry.tag)] = (manifest.layers[-1].digest, diff_id)
         if any(missing.is_gap for missing in audited.missing):
             self._platforms[Tag(entry.tag)] = audited.platform
-        return replace(
+        entry = replace(
             entry,
-            state=state_of(audited.maker, damage, audited.missing, error),
             damage=tuple(damage_entry(one) for one in damage),
             missing=tuple(LackingEntry(m.id, m.tag, m.why, m.index) for m in audited.missing),
             error=error,
         )
+        return replace(entry, state=state_of(entry))
 
     async def _audited(self, tag: str, manifest: Manifest) -> Audit:
         """The manifest beside its config. Spack's index has an empty config, and a layer that is no tar."""

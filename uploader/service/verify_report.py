@@ -7,13 +7,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from uploader.model.outcome import Why
-from uploader.oci.audit import Damage, DamageKind, Maker
+from uploader.model.outcome import Why  # noqa: TC001  (the schema is made of the annotations)
+from uploader.oci.audit import Damage, DamageKind, Maker  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from uploader.model.outcome import Missing
 
 VERIFY_SCHEMA: Literal["uploader/verify-report/v1"] = "uploader/verify-report/v1"
 
@@ -109,15 +107,15 @@ class VerifyReport:
         return as_text(document)
 
 
-def state_of(maker: Maker, damage: Iterable[Damage], missing: Iterable[Missing], error: str | None) -> State:
+def state_of(entry: TagEntry) -> State:
     """One word for it; damage weighs most, and then what is not known."""
-    if any(damage):
+    if entry.damage:
         return "damaged"
-    if error is not None:
+    if entry.error is not None:
         return "unknown"
-    if maker == "other":
+    if entry.maker == "other":
         return "foreign"
-    return "incomplete" if any(one.is_gap for one in missing) else "whole"
+    return "incomplete" if entry.gaps else "whole"
 
 
 def totals_of(tags: Iterable[TagEntry], *, unchecked: int, blobs: int, requests: int) -> VerifyTotals:
@@ -145,7 +143,7 @@ def damage_entry(damage: Damage) -> DamageEntry:
 
 def without_nothing(entry: dict[str, Any]) -> dict[str, Any]:
     """Without what is None or empty."""
-    return {key: value for key, value in entry.items() if value is not None and value != () and value != []}
+    return {key: value for key, value in entry.items() if value is not None and value not in ((), [])}
 
 
 def as_text(document: dict[str, Any]) -> str:
