@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -13,21 +13,28 @@ from uploader import wiring
 from uploader.model.reference import Repository, parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
+from uploader.service.heal import HealTask, run_heal
 from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
+from uploader.service.verify import VerifyTask, run_verify, silent
 from uploader.sources.base import parse_source
 from uploader.sources.merge import Merged, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from uploader.model.events import Emit, Event
     from uploader.model.package import PackageId
     from uploader.service.allowed import Allowed
+    from uploader.service.destination import Destination
+    from uploader.service.heal import View
+    from uploader.service.heal_report import HealReport
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report
     from uploader.service.sharing import Shared
+    from uploader.service.verify_report import VerifyReport
 
 
 def _ignore(event: Event) -> None:
@@ -58,6 +65,60 @@ async def plan(
     return await _run(sources, to, options or PushOptions(), emit, anyio.Event(), rehearse=True)
 
 
+async def verify(
+    to: str,
+    sources: str | Sequence[str] = (),
+    options: PushOptions | None = None,
+    *,
+    deep: bool = False,
+    progress: Callable[[int, int, int], None] = silent,
+    stop: anyio.Event | None = None,
+) -> VerifyReport:
+    """Whether what the tags of `to` point at is there and agrees: every tag, or those of the packages of `sources`.
+
+    `deep` reads every blob, and hashes what it reads. `progress` is told how many tags are done, of how many, and how
+    many are damaged. Raises InputError; when the registry cannot be used at all, the report's `error` says so.
+    """
+    options = options or PushOptions()
+    reference = parse_destination(to)
+    task, _ = await _what_to_verify(sources, to, options, deep=deep)
+    opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True)
+    return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress)
+
+
+async def heal(
+    to: str,
+    sources: str | Sequence[str] = (),
+    options: PushOptions | None = None,
+    *,
+    deep: bool = False,
+    dry_run: bool = False,
+    emit: Emit = _ignore,
+    progress: Callable[[int, int, int], None] = silent,
+    stop: anyio.Event | None = None,
+) -> HealReport:
+    """Complete the manifests of `to` whose missing layers are there now; with `sources`, push what is gone or damaged.
+
+    `options` are those of the push that filled it, so that what is made anew is the same. `dry_run` writes nothing.
+    Raises as `verify` does.
+    """
+    options = options or PushOptions()
+    stop = stop or anyio.Event()
+    reference = parse_destination(to)
+    task, loaded = await _what_to_verify(sources, to, options, deep=deep)
+
+    async def push_again(view: View) -> Report:
+        return await _run(
+            sources, to, options, emit, stop, rehearse=dry_run, mend=_Mend(view, *loaded) if loaded else None
+        )
+
+    def opened() -> AbstractAsyncContextManager[Destination]:
+        return wiring.open_destination(reference, options, emit=emit)
+
+    healing = HealTask(replace(task, tags=None), push_again if loaded else None, dry_run)
+    return await run_heal(healing, opened, stop=stop, progress=progress)
+
+
 async def push_beside(
     job: PushJob, shared: Shared, allowed: Allowed, defaults: PushOptions, *, emit: Emit, stop: anyio.Event
 ) -> Report:
@@ -75,6 +136,15 @@ class Beside:
     allowed: Allowed
 
 
+@dataclass(frozen=True, slots=True)
+class _Mend:
+    """A push that heals: what it goes to is seen through `view`, and its source is loaded already."""
+
+    view: View
+    merged: Merged
+    selected: frozenset[PackageId]
+
+
 async def _run(
     sources: str | Sequence[str],
     to: str,
@@ -84,10 +154,14 @@ async def _run(
     *,
     rehearse: bool,
     beside: Beside | None = None,
+    mend: _Mend | None = None,
 ) -> Report:
     names = (sources,) if isinstance(sources, str) else tuple(sources)
     reference = parse_destination(to)
-    merged, selected = await anyio.to_thread.run_sync(_load, names, options)
+    if mend is not None:
+        merged, selected = mend.merged, mend.selected
+    else:
+        merged, selected = await anyio.to_thread.run_sync(_load, names, options)
     base = wiring.open_base(options, emit=emit)
     platforms = {merged.graph[key].platform for key in selected}
     bases = await base.load(platforms) if base else {}
@@ -110,7 +184,11 @@ async def _run(
             update_index=options.update_index and not rehearse,
             base=base,
         )
-        opened = wiring.open_destination(reference, options, emit=emit, shared=shared)
+        opened: AbstractAsyncContextManager[Destination] = wiring.open_destination(
+            reference, options, emit=emit, shared=shared
+        )
+        if mend is not None:
+            opened = mend.view(opened)
         if rehearse:
             opened = rehearsed(opened)
         contents = wiring.make_contents(options, record, images, shared)
@@ -119,6 +197,20 @@ async def _run(
     if shared is not None and report.error is not None and isinstance(reference, Repository):
         shared.registries.log_in_anew(reference)
     return report
+
+
+async def _what_to_verify(
+    sources: str | Sequence[str], to: str, options: PushOptions, *, deep: bool
+) -> tuple[VerifyTask, tuple[Merged, frozenset[PackageId]] | None]:
+    """The task, and what was loaded from the sources, if there are any."""
+    names = (sources,) if isinstance(sources, str) else tuple(sources)
+    where = str(parse_destination(to))
+    if not names:
+        return VerifyTask(where, deep=deep, at_once=options.jobs), None
+    merged, selected = await anyio.to_thread.run_sync(_load, names, options)
+    packages = tuple(p for p in merged.graph.packages if p.id in selected and p.absence is None)
+    task = VerifyTask(where, names, packages, (), deep=deep, at_once=options.jobs, notes=merged.notes)
+    return task, (merged, selected)
 
 
 def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:

@@ -184,6 +184,10 @@ class Record:
         """Whether anything is kept at all."""
         return self._database is not None
 
+    def has_file(self, path: Path) -> bool:
+        """Whether anything is known of the file: if not, its state need not be asked for first."""
+        return self._get(_FILES, str(path)) is not None
+
     def layer_of_file(self, path: Path, state: FileState) -> Layer | None:
         """The layer that the file was found to be, if it is in the state of then."""
         match self._get(_FILES, str(path)):

@@ -305,15 +305,17 @@ class TestSecrets:
             assert all("cookie" not in request.headers for request in registry.requests)
 
     async def test_a_proxy_of_the_environment_is_used_and_one_of_another_kind_is_refused(self) -> None:
-        async with FakeRegistry() as proxy, FakeRegistry() as registry, a_client(registry) as client:
+        async with FakeRegistry() as proxy, FakeRegistry() as registry:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("http_proxy", proxy.host)
                 patch.setenv("no_proxy", "")
-                assert await client.is_empty()
+                patch.setenv("http_proxy", proxy.host)
+                async with a_client(registry) as client:
+                    assert await client.is_empty()
                 assert (len(proxy.requests), len(registry.requests)) == (1, 0)
                 patch.setenv("http_proxy", f"socks5://user:{SECRET}@proxy.test")
-                with pytest.raises(UnusableError, match="socks5") as caught:
-                    await client.is_empty()
+                async with a_client(registry) as client:
+                    with pytest.raises(UnusableError, match="socks5") as caught:
+                        await client.is_empty()
                 assert shows_no_secret(caught.value)
 
 

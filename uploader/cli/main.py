@@ -12,6 +12,8 @@ from uploader.errors import UploaderError
 _COMMANDS = {
     "push": ("uploader.cli.push", "push", "Push the packages of sources to a repository, now."),
     "plan": ("uploader.cli.push", "plan", "Say what a push would do; send nothing."),
+    "verify": ("uploader.cli.verify", "verify", "Check that what the tags point at is there and agrees."),
+    "heal": ("uploader.cli.heal", "heal", "Complete manifests; with a source, push what is gone or damaged."),
     "schema": ("uploader.cli.schema", "schema", "Print the JSON Schema of a format."),
     "config": ("uploader.cli.config", "config", "Show or check the settings."),
 }

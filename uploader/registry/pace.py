@@ -6,7 +6,7 @@ the requests that were in flight together. A window alone cannot hold a limit of
 in flight on a fast network is already hundreds a second: for that there is the `RateCeiling`.
 
 `Pace` waits: a request enters, and leaves with what came back. A wait that the host asked for holds everybody back.
-Requests with a small body go first, and large bodies leave two places for them.
+Requests with a small body go first, save for every fourth place; large bodies leave two places for them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FIRST_IN_FLIGHT = 16
 _KEPT_FOR_SMALL = 2
 _SMALL_BYTES = 1024 * 1024
+_SMALL_IN_A_ROW = 3
 _ANSWERS = 200
 _SHORTEST_SPAN_SECONDS = 1.0
 _REFUSED_SHARE = 0.02
@@ -180,6 +181,7 @@ class Pace:
         self._large_inside = 0
         self._small: deque[anyio.Event] = deque()
         self._large: deque[anyio.Event] = deque()
+        self._small_in_a_row = 0
         self._said_until = 0.0
 
     @asynccontextmanager
@@ -232,10 +234,18 @@ class Pace:
 
     def _wake(self) -> None:
         """Hand free places on: the place is taken for the one who is woken."""
-        for queue, large in ((self._small, False), (self._large, True)):
-            while queue and self._has_place(large=large):
-                self._take(large=large)
-                queue.popleft().set()
+        while (queue := self._next_in_turn()) is not None:
+            large = queue is self._large
+            self._take(large=large)
+            self._small_in_a_row = 0 if large else self._small_in_a_row + 1
+            queue.popleft().set()
+
+    def _next_in_turn(self) -> deque[anyio.Event] | None:
+        """Small requests first, and every fourth place to a large body, which would starve otherwise."""
+        large = bool(self._large) and self._has_place(large=True)
+        if large and (not self._small or self._small_in_a_row >= _SMALL_IN_A_ROW):
+            return self._large
+        return self._small if self._small and self._has_place(large=False) else None
 
     def _learn(self, visit: Visit) -> None:
         now = self._clock()

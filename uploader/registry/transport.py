@@ -35,6 +35,7 @@ _HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _LISTS = frozenset({"www-authenticate", "link"})  # headers that may come several times; of others the first counts
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
+_PLAIN_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~/?=&%:+,-]*")  # nothing in it can lead to another host
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
@@ -120,7 +121,8 @@ class Transport:
         self._connections = connections
         self._user_agent = user_agent
         self._timeouts = timeouts
-        self._tls = _tls_context(ca_file)
+        self._tls = _tls_context(ca_file) if ca_file or self.origin.startswith("https:") else True
+        self._proxies: dict[str, str | None] = {}
         self._report_sent = sent
         self._limit = limit
         self.bytes_sent = 0
@@ -155,11 +157,12 @@ class Transport:
         home = home or self.origin
         url = self._resolve(request, self.origin, request.url)
         for _ in range(_REDIRECTS):
-            headers = {**request.headers, "authorization": authorization}
-            if not authorization or origin_of(url) != home:
-                del headers["authorization"]
+            headers = dict(request.headers)
+            if authorization and _is_at(url, home):
+                headers["authorization"] = authorization
             answer = await self._once(request, url, headers, most)
-            answer = replace(answer, elsewhere=origin_of(url) != self.origin)
+            if not _is_at(url, self.origin):
+                answer = replace(answer, elsewhere=True)
             if not isinstance(answer, Response) or not _redirects(request, answer):
                 return answer
             location = self._resolve(request, url, answer.header("location"))
@@ -174,6 +177,10 @@ class Transport:
         A proxy that ends TLS before a registry that does not know of it makes that registry name itself with http:
         such a Location is taken to the registry's own origin.
         """
+        path = location.removeprefix(self.origin)
+        if _PLAIN_PATH.fullmatch(path):  # by far the most: nothing to parse
+            here = path != location or base == self.origin
+            return (self.origin if here else origin_of(base)) + path
         try:
             url = urljoin(base, quote(location, safe=_URL_CHARACTERS))
         except ValueError:
@@ -186,6 +193,12 @@ class Transport:
         if target.hostname == urlsplit(self.origin).hostname:
             return self.origin + url[len(f"http://{target.netloc}") :]
         raise RegistryError(f"{request.subject}: was sent on from https to {origin_of(url)}, which has no TLS")
+
+    def _proxy(self, url: str) -> str | None:
+        origin = self.origin if _is_at(url, self.origin) else origin_of(url)
+        if origin not in self._proxies:
+            self._proxies[origin] = _proxy_for(origin)
+        return self._proxies[origin]
 
     async def _once(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
         try:
@@ -225,7 +238,7 @@ class Transport:
                 data=body,
                 headers=headers,
                 allow_redirects=False,
-                proxy=_proxy_for(url),
+                proxy=self._proxy(url),
                 middlewares=(_send_once,),
             ) as response:
                 if request.sink is not None and response.status == 200:
@@ -314,6 +327,10 @@ def is_web_address(url: str) -> bool:
     except ValueError:
         return False
     return usable and url.isascii() and url.isprintable() and bool(_PLAIN_HOST.fullmatch(parts.hostname or ""))
+
+
+def _is_at(url: str, origin: str) -> bool:
+    return url.startswith(f"{origin}/") or origin_of(url) == origin
 
 
 def origin_of(url: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +13,7 @@ import anyio.to_thread
 from uploader.errors import InputError, RegistryError, UnusableError
 from uploader.graph import engine
 from uploader.graph.plan import PackageOutcome, Plan
+from uploader.graph.ranking import spread
 from uploader.model.events import Note, PushStarted
 from uploader.model.outcome import Interrupted, Tagged, Traffic
 from uploader.model.package import Blob, Package, PackageGraph
@@ -68,7 +69,7 @@ async def run_push(
     if task.strict:
         _refuse_unknown_ids(task)
     started = now()
-    plan = await anyio.to_thread.run_sync(partial(Plan, task.graph, task.selected, rank=_largest_first))
+    plan = await anyio.to_thread.run_sync(_plan, task)
     emit(PushStarted(_to_be_pushed(task), len(task.graph)))
     for note in task.notes:
         emit(Note(note))
@@ -171,18 +172,21 @@ def _refuse_unknown_ids(task: Task) -> None:
             needed.update(package.dependencies)
 
 
-def _largest_first(package: Package) -> float:
-    """Large blobs first, so that the last one running is a short one."""
+def _plan(task: Task) -> Plan:
+    return Plan(task.graph, task.selected, rank=spread(task.graph, task.selected, _bytes_of, jobs=task.jobs))
+
+
+def _bytes_of(package: Package) -> int:
+    """About how large its layer is; a tree is not walked for that."""
     match package.content:
         case Blob(size=int() as size):
-            return -size
+            return size
         case Blob(path=path):
-            try:
-                return -path.stat().st_size
-            except (OSError, ValueError):
-                return 0.0
+            with suppress(OSError, ValueError):
+                return path.stat().st_size
+            return 0
         case _:
-            return -_GUESSED_TREE_BYTES
+            return _GUESSED_TREE_BYTES
 
 
 def _without_tag(outcome: PackageOutcome, why: str) -> PackageOutcome:

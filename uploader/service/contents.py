@@ -90,17 +90,14 @@ class Contents:
 
     async def _open_blob(self, blob: Blob, *, afresh: bool) -> tuple[Layer, FileBody]:
         measured = time.time_ns()
-        body = await anyio.to_thread.run_sync(FileBody.at, blob.path)
-        try:
-            state = FileState.of(body.status, measured)
-            known = None if afresh else self._record.layer_of_file(_file_key(blob), state)
+        if not afresh and self._record.has_file(_file_key(blob)):
+            body = await anyio.to_thread.run_sync(FileBody.at, blob.path)
+            known = self._record.layer_of_file(_file_key(blob), FileState.of(body.status, measured))
             if known is not None and _agrees(known, blob):
                 return known, body
-            layer = await self._work(measure, body, blob, check_diff_id=self._rules.check_diff_ids)
-            self._record.remember_file(_file_key(blob), state, layer)
-        except BaseException:
             body.close()
-            raise
+        layer, body = await self._work(_open_and_measure, blob, check_diff_id=self._rules.check_diff_ids)
+        self._record.remember_file(_file_key(blob), FileState.of(body.status, measured), layer)
         return layer, body
 
     def names_content(self, package: Package) -> bool:
@@ -155,6 +152,15 @@ class Contents:
         """Run a function of `packing` in a thread, where it notices between two chunks that we were cancelled."""
         work = partial(function, *args, **options, cancelled=_stop_if_host_is_cancelled)
         return await anyio.to_thread.run_sync(work, limiter=self._processors)
+
+
+def _open_and_measure(blob: Blob, *, check_diff_id: bool, cancelled: Callable[[], bool]) -> tuple[Layer, FileBody]:
+    body = FileBody.at(blob.path)
+    try:
+        return measure(body, blob, check_diff_id=check_diff_id, cancelled=cancelled), body
+    except BaseException:
+        body.close()
+        raise
 
 
 def _pack_with_format(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from uploader.jobs import JobStore
+    from uploader.jobs import JobStore, Lease
     from uploader.model.events import Emit
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report
@@ -114,7 +114,7 @@ class Daemon:
                 self.draining = True
                 _log.info("draining", running=self.running, seconds=self._settings.drain_seconds)
                 await self._drain()
-                jobs.cancel_scope.cancel()
+                jobs.cancel_scope.deadline = anyio.current_time() + 3 * _LEASE_WAIT_SECONDS
             background.cancel_scope.cancel()
         _log.info("drained")
 
@@ -142,14 +142,19 @@ class Daemon:
             asked_at = anyio.current_time()
             try:
                 leases = await self._store.lease(limit=free, ttl=self._settings.ttl_seconds, wait=_LEASE_WAIT_SECONDS)
+                self._store_works()
+                for lease in leases:
+                    await self._begin(lease, asked_at, jobs)
             except JobStoreError as error:
                 await self._store_failed("lease", error)
-                continue
-            self._store_works()
-            for lease in leases:
-                running = Running(lease, asked_at, self.metrics, self._wake_heart)
-                self._running[lease.token] = running
-                jobs.start_soon(self._work, running)
+
+    async def _begin(self, lease: Lease, leased_at: float, jobs: TaskGroup) -> None:
+        if self.draining:
+            await self._store.release(lease)
+            return
+        running = Running(lease, leased_at, self.metrics, self._wake_heart)
+        self._running[lease.token] = running
+        jobs.start_soon(self._work, running)
 
     async def _sweep(self) -> None:
         while True:

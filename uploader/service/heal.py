@@ -1,8 +1,8 @@
 """Healing a repository: manifests are completed by layers that are there now, and a source brings what is gone.
 
 First all is verified. With a source, an ordinary push then goes to a destination in which the damaged tags are hidden
-(`mending`). What lacks layers is completed from its annotation alone. In the end whatever was touched is verified again,
-and that is what the report says: a registry that keeps damaged bytes under a digest cannot be helped from here.
+(`mending`). What lacks layers is completed from its annotation alone. In the end whatever was touched is verified
+again, and that is what the report says: a registry that keeps damaged bytes under a digest cannot be helped from here.
 """
 
 from __future__ import annotations

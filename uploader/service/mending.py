@@ -65,8 +65,10 @@ class Mending:
         return await self._destination.mount_blob(descriptor, source)
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
-        """Done, unless it is there already, somebody else was faster, or it would name fewer layers than what is there."""
-        if tag in self._damaged and not await self._may_replace(tag, StoredManifest(content, media_type, Digest.of(b""))):
+        """Done, unless it is there already, somebody else was faster, or what is there names more layers."""
+        if tag in self._damaged and not await self._may_replace(
+            tag, StoredManifest(content, media_type, Digest.of(b""))
+        ):
             return
         await self._destination.push_manifest(tag, content, media_type)
 

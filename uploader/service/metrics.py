@@ -101,7 +101,7 @@ class Metrics:
         if stats is not None:
             jobs: dict[Labels, float] = {(("state", state),): float(count) for state, count in stats.jobs.items()}
             lines += _gauge("uploader_jobs", "Jobs in the store.", jobs)
-            oldest = {(): stats.oldest_ready_seconds}
+            oldest: dict[Labels, float] = {(): stats.oldest_ready_seconds}
             lines += _gauge("uploader_queue_oldest_ready_seconds", "For how long the oldest ready job waits.", oldest)
             lines += _gauge("uploader_workers", "Daemons that have the store open.", {(): float(stats.workers)})
         lines += _gauge("uploader_store_up", "Whether the store answers.", {(): float(stats is not None)})
@@ -136,7 +136,7 @@ def _process_lines() -> Iterator[str]:
         files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number counts
     except (OSError, ValueError, IndexError):
         return
-    resident = {(): float(pages * os.sysconf("SC_PAGE_SIZE"))}
+    resident: dict[Labels, float] = {(): float(pages * os.sysconf("SC_PAGE_SIZE"))}
     yield from _gauge("process_resident_memory_bytes", "Memory in use.", resident)
     yield from _gauge("process_open_fds", "Open files.", {(): float(files)})
 

@@ -18,12 +18,27 @@ _MOST_ARRIVED: Final = 100_000
 
 
 class Upload:
-    """The sending of one blob; those who need it too wait for its end. Mutable: the outcome."""
+    """The sending of one blob; those who need it too wait for its end. Mutable: the outcome, and who waits."""
 
-    def __init__(self) -> None:
-        self.ended = anyio.Event()
-        self.how: How | None = None
+    __slots__ = ("_waited_for", "ended", "error", "how")
+
+    def __init__(self, how: How | None = None) -> None:
+        self.ended = how is not None
+        self.how = how
         self.error: RegistryError | UnusableError | None = None
+        self._waited_for: anyio.Event | None = None  # made when somebody waits: of most blobs there is one only
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        if not self.ended:
+            self._waited_for = self._waited_for or anyio.Event()
+            await self._waited_for.wait()
+
+    def end(self) -> None:
+        """Those who wait see the outcome."""
+        self.ended = True
+        if self._waited_for is not None:
+            self._waited_for.set()
 
 
 class RepositoryUploads:
@@ -47,7 +62,7 @@ class RepositoryUploads:
             self._arrived[digest] = None
             if len(self._arrived) > _MOST_ARRIVED:
                 del self._arrived[next(iter(self._arrived))]
-        upload.ended.set()
+        upload.end()
 
     def forget(self, digest: Digest) -> None:
         """It did not last."""
@@ -69,12 +84,12 @@ class Uploads:
         may be others.
         """
         while (other := self._own.get(digest) or self._repository.in_flight.get(digest)) is not None:
-            await other.ended.wait()
+            await other.wait()
             if self._own.get(digest) is other and other.error is not None:
                 raise other.error
             if other.how is not None:
                 how: How = other.how if self._own.get(digest) is other else "present"
-                self._own.setdefault(digest, _there())
+                self._own.setdefault(digest, Upload("present"))
                 return how
         upload = self._own[digest] = self._repository.in_flight[digest] = Upload()
         try:
@@ -95,17 +110,9 @@ class Uploads:
     def forget(self, digest: Digest, upload: Upload) -> None:
         """This upload has ended, and the blob did not last: the next one sends it again."""
         self._repository.forget(digest)
-        if upload.ended.is_set() and self._own.get(digest) is upload:
+        if upload.ended and self._own.get(digest) is upload:
             del self._own[digest]
 
     def has_seen(self, digest: Digest) -> bool:
         """Whether some push of this process brought the blob there."""
         return self._repository.has_seen(digest)
-
-
-def _there() -> Upload:
-    """What another push's upload is to this one: over, and the blob is present."""
-    upload = Upload()
-    upload.how = "present"
-    upload.ended.set()
-    return upload

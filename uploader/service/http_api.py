@@ -1,0 +1,351 @@
+"""The daemon's HTTP API: jobs in, states, reports and events out. `ROUTES` is all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+import anyio
+import anyio.to_thread
+from aiohttp import web
+
+from uploader.errors import InputError, JobStoreError
+from uploader.jobs import FINAL, STATES, JobId
+from uploader.model.reference import Repository, parse_destination
+from uploader.service.http_access import find_caller
+from uploader.service.job_format import PushJob, read_job
+from uploader.service.job_view import rfc3339, show_job
+from uploader.service.openapi import describe
+from uploader.service.problems import Refused, problems
+from uploader.service.tokens import Caller, Tokens
+from uploader.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from uploader.jobs import Job, JobEvent, JobStore, Submitted
+    from uploader.service.allowed import Allowed
+    from uploader.service.daemon import Daemon
+    from uploader.service.options import PushOptions
+
+MOST_BODY_BYTES: Final = 1024 * 1024
+MOST_JOBS: Final = 1000
+_MOST_STREAMS: Final = 100
+_ALIVE_SECONDS: Final = 15.0
+_EVENT_WAIT_SECONDS: Final = 1.0
+_CHECK_SECONDS: Final = 5.0
+_CALLER: Final = web.RequestKey("caller", Caller)
+
+Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What jobs may be, how often they are tried, and who may ask; without tokens anybody who can reach us."""
+
+    allowed: Allowed
+    defaults: PushOptions
+    tokens: Tokens | None = None
+    max_attempts: int = 5
+
+
+class Api:
+    """Mutable: whether it closes, and how many follow events."""
+
+    def __init__(self, store: JobStore, daemon: Daemon, settings: ApiSettings) -> None:
+        self.closing = False
+        self._store = store
+        self._daemon = daemon
+        self._settings = settings
+        self._streams = 0
+
+    def app(self) -> web.Application:
+        """The web application."""
+        app = web.Application(middlewares=[problems, self._authorize], client_max_size=MOST_BODY_BYTES)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, partial(route.handler, self))
+        return app
+
+    @web.middleware
+    async def _authorize(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        route = next((one for one in ROUTES if one.fits(request)), None)
+        if route is not None and route.scope != "open":
+            caller = find_caller(request, self._settings.tokens)
+            if route.scope == "full" and caller.scope != "full":
+                raise Refused(403, f"the token {caller.name!r} may only read")
+            request[_CALLER] = caller
+        return await handler(request)
+
+    # -- jobs
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """Take in one job, or a list of them: all or none."""
+        document = await _json(request)
+        several = isinstance(document, list)
+        documents = document if isinstance(document, list) else [document]
+        if not 0 < len(documents) <= MOST_JOBS:
+            raise InputError(f"a list holds 1 to {MOST_JOBS} jobs, not {len(documents)}")
+        key = request.headers.get("Idempotency-Key")
+        jobs = [
+            self._read(one, key if not several else f"{key}/{place}" if key else None)
+            for place, one in enumerate(documents)
+        ]
+        await anyio.to_thread.run_sync(self._admit, request[_CALLER], jobs)
+        answers = await self._store.submit([job.spec(self._settings.max_attempts) for job in jobs])
+        status = 202 if any(answer.created for answer in answers) else 200
+        shown = [_submitted(answer) for answer in answers]
+        if several:
+            return web.json_response({"jobs": shown}, status=status)
+        return web.json_response(shown[0], status=status, headers={"Location": f"/v1/jobs/{answers[0].id}"})
+
+    def _read(self, document: object, key: str | None) -> PushJob:
+        job = read_job(document, self._settings.defaults)
+        return job if job.key is not None or key is None else replace(job, key=key)
+
+    def _admit(self, caller: Caller, jobs: Sequence[PushJob]) -> None:
+        for job in jobs:
+            self._settings.allowed.admit(job)
+            match parse_destination(job.to):
+                case Repository() as repository if not caller.may_push_to(repository):
+                    raise Refused(403, f"the token {caller.name!r} may not push to {repository}")
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """Jobs, newest first."""
+        state = request.query.get("state")
+        if state is not None and state not in STATES:
+            raise InputError(f"state is one of {', '.join(STATES)}")
+        limit = _number(request, "limit", 100)
+        page = await self._store.jobs(state=state, limit=limit, cursor=request.query.get("cursor"))
+        return web.json_response({"jobs": [show_job(job) for job in page.jobs], "next": page.next})
+
+    async def job(self, request: web.Request) -> web.Response:
+        """One job as it stands."""
+        return web.json_response(show_job(await self._find(request)))
+
+    async def report(self, request: web.Request) -> web.Response:
+        """The report that the job's latest try left."""
+        job = await self._find(request)
+        report = await self._store.report(job.id)
+        if report is None:
+            raise Refused(404, f"job {job.id} has left no report yet")
+        return web.Response(body=report, content_type="application/json")
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """End a job that waits, or ask the daemon that works on it to stop."""
+        match await self._store.cancel(_job_id(request)):
+            case "cancelled":
+                return web.json_response({"cancelled": True})
+            case "requested":
+                return web.json_response({"cancelled": False, "requested": True}, status=202)
+            case "already-final":
+                raise Refused(409, f"job {_job_id(request)} has ended already")
+            case _:
+                raise Refused(404, f"there is no job {_job_id(request)}")
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """Try an ended job once more, with all its attempts."""
+        job = await self._find(request)
+        if not await self._store.retry(job.id):
+            why = f"job {job.id} is {job.state}; only failed, dead and cancelled ones can be retried"
+            raise Refused(409, f"{why}, and not while another job with the same key waits")
+        return web.json_response({"retried": 1}, status=202)
+
+    async def retry_dead(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Try all dead jobs once more."""
+        return web.json_response({"retried": await self._store.retry_dead()}, status=202)
+
+    async def _find(self, request: web.Request) -> Job:
+        job = await self._store.get(_job_id(request))
+        if job is None:
+            raise Refused(404, f"there is no job {_job_id(request)}")
+        return job
+
+    # -- events
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """What happened to a job, as server-sent events, until it has ended; goes on behind Last-Event-ID."""
+        job = await self._find(request)
+        after = _event_id(request)
+        if self._streams >= _MOST_STREAMS:
+            raise Refused(503, f"{_MOST_STREAMS} streams of events are open already", {"Retry-After": "5"})
+        self._streams += 1
+        try:
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            )
+            await response.prepare(request)
+            with suppress(ConnectionError):  # the client may go
+                await self._stream(job.id, after, request, response)
+        finally:
+            self._streams -= 1
+        return response
+
+    async def _stream(self, job: JobId, after: int, request: web.Request, response: web.StreamResponse) -> None:
+        """Ends, for the client to come back, when the store does not answer or the daemon goes."""
+        said_at = anyio.current_time()
+        while not self.closing and request.transport is not None:
+            try:
+                ended = await self._has_ended(job)
+                events = await self._store.events(job, after=after, wait=0.0 if ended else _EVENT_WAIT_SECONDS)
+            except JobStoreError:
+                return
+            for event in events:
+                await response.write(_as_sse(event))
+                after = event.seq
+            if ended and not events:
+                return
+            if events or anyio.current_time() - said_at >= _ALIVE_SECONDS:
+                said_at = anyio.current_time()
+                await response.write(b": alive\n\n")
+
+    async def _has_ended(self, job: JobId) -> bool:
+        found = await self._store.get(job)
+        return found is None or found.state in FINAL
+
+    # -- the daemon
+
+    async def workers(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The daemons that share the store."""
+        workers = [
+            {
+                "id": worker.id,
+                "name": worker.name,
+                "host": worker.host,
+                "pid": worker.pid,
+                "started": rfc3339(worker.started),
+                "seen": rfc3339(worker.seen),
+                "leases": worker.leases,
+            }
+            for worker in await self._store.workers()
+        ]
+        return web.json_response({"workers": workers})
+
+    async def stats(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Counts of jobs by state, the age of the oldest that waits, and how many daemons there are."""
+        stats = await self._store.stats()
+        return web.json_response(
+            {
+                "jobs": dict(stats.jobs),
+                "oldest_ready_seconds": round(stats.oldest_ready_seconds, 3),
+                "workers": stats.workers,
+            }
+        )
+
+    async def livez(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Whether the daemon's loop and heartbeats run; never depends on the store or on registries."""
+        alive = self._daemon.alive
+        return web.json_response({"alive": alive, "running": self._daemon.running}, status=200 if alive else 503)
+
+    async def readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Whether jobs can be taken in: the store writes, and the daemon does not drain."""
+        problem = "draining" if self._daemon.draining else None
+        if problem is None:
+            problem = "the job store does not answer"
+            with anyio.move_on_after(_CHECK_SECONDS):
+                try:
+                    await self._store.check()
+                    problem = None
+                except JobStoreError as error:
+                    problem = f"the job store cannot be used ({error.problem}): {error}"
+        body = {"ready": problem is None} | ({"problem": problem} if problem else {})
+        return web.json_response(body, status=200 if problem is None else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """For Prometheus."""
+        stats = None
+        with anyio.move_on_after(_CHECK_SECONDS):
+            try:
+                stats = await self._store.stats()
+            except JobStoreError:
+                stats = None
+        text = self._daemon.metrics.text(stats, self._daemon.running)
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def version(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Which uploader this is."""
+        return web.json_response({"version": __version__})
+
+    async def openapi(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """This description."""
+        described = [(one.method, one.path, str(one.handler.__doc__), one.scope) for one in ROUTES]
+        return web.json_response(describe(described))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One thing that can be asked for; `open` needs no token."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    scope: Literal["open", "read", "full"]
+
+    def fits(self, request: web.Request) -> bool:
+        """Whether it is what was matched; HEAD is asked for where GET is."""
+        resource = request.match_info.route.resource
+        method = "GET" if request.method == "HEAD" else request.method
+        return resource is not None and resource.canonical == self.path and method == self.method
+
+
+ROUTES: Final = (
+    Route("POST", "/v1/jobs", Api.submit, "full"),
+    Route("GET", "/v1/jobs", Api.jobs, "read"),
+    Route("POST", "/v1/jobs:retry-dead", Api.retry_dead, "full"),
+    Route("GET", "/v1/jobs/{id}", Api.job, "read"),
+    Route("GET", "/v1/jobs/{id}/report", Api.report, "read"),
+    Route("GET", "/v1/jobs/{id}/events", Api.events, "read"),
+    Route("POST", "/v1/jobs/{id}/cancel", Api.cancel, "full"),
+    Route("POST", "/v1/jobs/{id}/retry", Api.retry, "full"),
+    Route("GET", "/v1/workers", Api.workers, "read"),
+    Route("GET", "/v1/stats", Api.stats, "read"),
+    Route("GET", "/metrics", Api.metrics, "read"),
+    Route("GET", "/livez", Api.livez, "open"),
+    Route("GET", "/readyz", Api.readyz, "open"),
+    Route("GET", "/healthz", Api.readyz, "open"),
+    Route("GET", "/version", Api.version, "open"),
+    Route("GET", "/openapi.json", Api.openapi, "open"),
+)
+
+
+def _submitted(answer: Submitted) -> dict[str, object]:
+    return {"id": answer.id, "created": answer.created}
+
+
+def _as_sse(event: JobEvent) -> bytes:
+    data = json.dumps({"job": event.job, "at": rfc3339(event.at), "kind": event.kind, "detail": event.detail})
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()
+
+
+async def _json(request: web.Request) -> object:
+    if request.content_type != "application/json":
+        raise Refused(415, "send JSON, as Content-Type: application/json")
+    if (request.content_length or 0) > MOST_BODY_BYTES:
+        raise Refused(413, f"a request has at most {MOST_BODY_BYTES} bytes", {"Connection": "close"})
+    try:
+        return json.loads(await request.read())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
+
+
+def _job_id(request: web.Request) -> JobId:
+    return JobId(request.match_info["id"])
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InputError(f"{name} is a number, not {text[:50]!r}")
+    return int(text)
+
+
+def _event_id(request: web.Request) -> int:
+    text = request.headers.get("Last-Event-ID", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InputError(f"Last-Event-ID is the id of an event, not {text[:50]!r}")
+    return int(text)
