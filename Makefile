@@ -7,7 +7,7 @@ LOCKED := $(VENV)/.locked
 TESTED := $(VENV)/.locked-test
 WORKERS ?= 2
 
-.PHONY: setup run test check format lock clean
+.PHONY: setup run test check format bench torture lock clean
 
 setup: $(LOCKED) ## make .venv with the uploader command in it
 
@@ -37,6 +37,13 @@ check: $(TESTED) ## linter, format, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(TESTED) ## measure against rivals that are installed (skopeo, oras-py); takes minutes
+	$(BIN)/python -m benchmarks $(ARGS)
+
+torture: $(TESTED) ## the long forms of the failure tests; seeds are printed
+	$(BIN)/python -m tests.torture.jobs --engine sqlite --seconds 30 $(ARGS)
+	$(BIN)/python -m tests.torture.jobs --engine postgresql --seconds 30 $(ARGS)
 
 format: $(TESTED)
 	$(BIN)/ruff check --fix --quiet . || true

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from uploader.cli.push import push, write_report
+from uploader.cli.checking import write_report
+from uploader.cli.push import push
 from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import setting
 from uploader.errors import InputError, UnusableError, UploaderError
@@ -270,7 +271,7 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
         print(f"uploader: job {job.id} {job.state}" + (f": {job.error}" if job.error else ""), file=sys.stderr)
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
-    write_report(report, path)
+    write_report(report.to_json(), path)
     for line in summary(report, seconds):
         print(line, file=sys.stderr)
     if job.state != "succeeded":
@@ -284,7 +285,10 @@ def _print_jobs(found: list[JobView], following: str | None, *, as_json: bool) -
         return
     for one in found:
         said = one.error if one.state in {"failed", "dead"} else one.progress
-        print(f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}" + (f"  {said}" if said else ""))
+        print(
+            f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}"
+            + (f"  {said}" if said else "")
+        )
 
 
 def _print_job(job: JobView, *, as_json: bool) -> None:

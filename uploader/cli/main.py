@@ -14,6 +14,11 @@ _COMMANDS = {
     "plan": ("uploader.cli.push", "plan", "Say what a push would do; send nothing."),
     "verify": ("uploader.cli.verify", "verify", "Check that what the tags point at is there and agrees."),
     "heal": ("uploader.cli.heal", "heal", "Complete manifests; with a source, push what is gone or damaged."),
+    "serve": ("uploader.cli.serve", "serve", "The daemon: takes in pushes as jobs, and carries them out."),
+    "submit": ("uploader.cli.daemon", "submit", "Hand a push to the daemon."),
+    "jobs": ("uploader.cli.daemon", "jobs", "List the daemon's jobs, or show one."),
+    "cancel": ("uploader.cli.daemon", "cancel", "Cancel a job."),
+    "retry": ("uploader.cli.daemon", "retry", "Try a job again that failed, died or was cancelled; or all dead ones."),
     "schema": ("uploader.cli.schema", "schema", "Print the JSON Schema of a format."),
     "config": ("uploader.cli.config", "config", "Show or check the settings."),
 }

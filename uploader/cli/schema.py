@@ -7,8 +7,8 @@ import json
 import click
 
 
-@click.command(help="Print the JSON Schema of the graph file, or of a report: that of push, verify or heal.")
-@click.argument("format", type=click.Choice(("graph", "report", "verify", "heal")))
+@click.command(help="Print the JSON Schema of the graph file, of a job, or of a report: that of push, verify or heal.")
+@click.argument("format", type=click.Choice(("graph", "report", "job", "verify", "heal")))
 def schema(format: str) -> None:  # noqa: A002
     """Print it to standard output."""
     print(json.dumps(_schema(format), indent=2, ensure_ascii=False))
@@ -19,6 +19,10 @@ def _schema(name: str) -> object:
         from uploader.sources.graph_file import graph_schema  # noqa: PLC0415
 
         return graph_schema()
+    if name == "job":
+        from uploader.service.job_format import job_schema  # noqa: PLC0415
+
+        return job_schema()
     from pydantic import TypeAdapter  # noqa: PLC0415
 
     if name == "verify":

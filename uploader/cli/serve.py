@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from uploader.service.allowed import Allowed
     from uploader.service.daemon import DaemonSettings
     from uploader.service.http_server import Listen
+    from uploader.service.intake import IntakeUrl
     from uploader.service.options import PushOptions
     from uploader.service.tokens import Tokens
 
@@ -97,7 +98,7 @@ class _Plan:
     listen: Listen
     jobs_url: str
     name: str
-    intakes: tuple[str, ...]
+    intakes: tuple[IntakeUrl, ...]
     max_attempts: int
     allowed: Allowed
     tokens: Tokens | None
@@ -110,6 +111,7 @@ def _plan(given: dict[str, Any]) -> _Plan:
     from uploader.service.allowed import Allowed, RepositoryPattern  # noqa: PLC0415
     from uploader.service.daemon import DaemonSettings  # noqa: PLC0415
     from uploader.service.http_server import Listen  # noqa: PLC0415
+    from uploader.service.intake import IntakeUrl  # noqa: PLC0415
     from uploader.service.options import PushOptions  # noqa: PLC0415
     from uploader.service.tokens import read_tokens  # noqa: PLC0415
 
@@ -132,7 +134,7 @@ def _plan(given: dict[str, Any]) -> _Plan:
         listen,
         given["jobs_url"] or _default_store(),
         given["name"],
-        given["intake"],
+        tuple(map(IntakeUrl.parse, given["intake"])),
         given["max_attempts"],
         Allowed(roots, tuple(root.absolute() for root in given["dest_root"]), patterns or None),
         read_tokens(given["tokens"]) if given["tokens"] else None,
@@ -162,7 +164,7 @@ def _work(plan: _Plan) -> Callable[[anyio.Event], Awaitable[None]]:
         from uploader.service.daemon import Daemon  # noqa: PLC0415
         from uploader.service.http_api import Api, ApiSettings  # noqa: PLC0415
         from uploader.service.http_server import listening  # noqa: PLC0415
-        from uploader.service.intake import take_in  # noqa: PLC0415
+        from uploader.service.intake import Taker, take_in  # noqa: PLC0415
         from uploader.service.systemd import Systemd  # noqa: PLC0415
 
         systemd = Systemd()
@@ -171,9 +173,13 @@ def _work(plan: _Plan) -> Callable[[anyio.Event], Awaitable[None]]:
                 push = partial(api.push_beside, shared=shared, allowed=plan.allowed, defaults=plan.options)
                 daemon = Daemon(store, push, plan.daemon)
                 settings = ApiSettings(plan.allowed, plan.options, plan.tokens, plan.max_attempts)
-                async with listening(Api(store, daemon, settings), plan.listen) as url, anyio.create_task_group() as group:
+                async with (
+                    listening(Api(store, daemon, settings), plan.listen) as url,
+                    anyio.create_task_group() as group,
+                ):
+                    taker = Taker(store, plan.allowed, plan.options, plan.max_attempts, daemon.metrics)
                     for intake in plan.intakes:
-                        group.start_soon(take_in, intake, store, settings, daemon)
+                        group.start_soon(take_in, intake, taker, daemon)
                     group.start_soon(systemd.report, daemon)
                     systemd.say("READY=1")
                     structlog.get_logger("uploader").info("ready", url=url, at_once=plan.daemon.at_once)

@@ -1,0 +1,232 @@
+"""Jobs from a message broker (NATS JetStream, Redis Streams), through FastStream.
+
+A message is a job as JSON, or a list of jobs. It becomes rows in the job store, and is acknowledged only when they are
+durable; its id is the key of a job that has none, so a message that comes twice is one job. What cannot become a job
+is set aside in the stream or subject `NAME.refused`, with the reason, and then acknowledged: it is neither lost nor
+does it come again. A message that somebody took and never acknowledged is taken over after a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from uploader.errors import InputError, JobStoreError
+from uploader.service.job_format import PushJob, read_job
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from faststream.nats import NatsMessage
+
+    from uploader.jobs import JobStore
+    from uploader.service.allowed import Allowed
+    from uploader.service.metrics import Metrics
+    from uploader.service.options import PushOptions
+
+STRANDED_SECONDS: Final = 60.0
+GROUP: Final = "uploader"
+_PAUSE_SECONDS: Final = 1.0
+_MOST_BYTES: Final = 1024 * 1024
+
+_log = structlog.get_logger("uploader.intake")
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeUrl:
+    """`nats://HOST[:PORT]/SUBJECT` or `redis://HOST[:PORT]/STREAM`."""
+
+    scheme: str
+    server: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> IntakeUrl:
+        """Read it; raises InputError."""
+        parts = urlsplit(text)
+        name = parts.path.strip("/")
+        shown = f"{parts.scheme}://{parts.hostname}/{name}"  # never its password
+        if parts.scheme not in {"nats", "redis", "tls", "rediss"} or not parts.hostname:
+            raise InputError(f"--intake {shown}: write nats://HOST/SUBJECT or redis://HOST/STREAM")
+        if not name or not all(character.isalnum() or character in "._-" for character in name):
+            raise InputError(f"--intake {shown}: the subject or stream has letters, digits, '.', '_' and '-'")
+        return cls(parts.scheme, f"{parts.scheme}://{parts.netloc}", name)
+
+
+class Taker:
+    """Turns messages into jobs."""
+
+    def __init__(
+        self, store: JobStore, allowed: Allowed, defaults: PushOptions, max_attempts: int, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._allowed = allowed
+        self._defaults = defaults
+        self._max_attempts = max_attempts
+        self._metrics = metrics
+
+    async def take(self, content: bytes, key: str, set_aside: Callable[[str], Awaitable[None]]) -> None:
+        """Returns when the message may be acknowledged: its jobs are durable, or it is set aside. Waits for the store."""
+        try:
+            jobs = await anyio.to_thread.run_sync(self._read, content, key)
+        except InputError as error:
+            _log.warning("message set aside", key=key, why=str(error))
+            await set_aside(str(error))
+            self._metrics.intake.add(result="set-aside")
+            return
+        specs = [job.spec(self._max_attempts) for job in jobs]
+        while True:
+            try:
+                answers = await self._store.submit(specs)
+                break
+            except JobStoreError as error:
+                _log.warning("the job store does not take a message", key=key, error=str(error))
+                await anyio.sleep(_PAUSE_SECONDS)
+        for answer in answers:
+            self._metrics.intake.add(result="taken" if answer.created else "known")
+            _log.info("message taken", key=key, job=answer.id, created=answer.created)
+
+    def _read(self, content: bytes, key: str) -> list[PushJob]:
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"a message has at most {_MOST_BYTES} bytes, this one {len(content)}")
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the message is not JSON: {str(error)[:200]}") from error
+        documents = document if isinstance(document, list) else [document]
+        if not documents:
+            raise InputError("the message is an empty list of jobs")
+        jobs = []
+        for place, one in enumerate(documents):
+            job = read_job(one, self._defaults)
+            if job.key is None:
+                job = replace(job, key=key if document is one else f"{key}/{place}")
+            self._allowed.admit(job)
+            jobs.append(job)
+        return jobs
+
+
+class Draining(Protocol):
+    """Tells when to take no more."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more jobs are to be taken in."""
+
+
+async def take_in(url: IntakeUrl, taker: Taker, daemon: Draining) -> None:
+    """Take in messages until the daemon drains; comes back for as long as the broker is away."""
+    from faststream.exceptions import FastStreamException  # noqa: PLC0415 - only who has a broker needs it
+
+    opened = _nats if url.scheme in {"nats", "tls"} else _redis
+    while not daemon.draining:
+        try:
+            async with opened(url, taker) as lives:
+                _log.info("taking in", broker=url.scheme, name=url.name)
+                while lives() and not daemon.draining:  # noqa: ASYNC110 - it is the connection that is watched
+                    await anyio.sleep(_PAUSE_SECONDS)
+        except (OSError, FastStreamException, *_broker_errors(url.scheme)) as error:
+            _log.warning("the broker does not answer", broker=url.scheme, error=f"{type(error).__name__}: {error}")
+        await anyio.sleep(_PAUSE_SECONDS)
+
+
+def _broker_errors(scheme: str) -> tuple[type[Exception], ...]:
+    if scheme in {"nats", "tls"}:
+        from nats.errors import Error as NatsError  # noqa: PLC0415
+
+        return (NatsError,)
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    return (RedisError,)
+
+
+@asynccontextmanager
+async def _nats(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool]]:
+    """A durable pull consumer of the stream that has the subject; it is made where there is none."""
+    from faststream import AckPolicy  # noqa: PLC0415
+    from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub  # noqa: PLC0415
+    from nats.js.api import ConsumerConfig  # noqa: PLC0415
+
+    broker = NatsBroker(url.server, max_reconnect_attempts=-1, logger=None, apply_types=False)
+    stream = JStream(_stream_name(url.name), subjects=[url.name, f"{url.name}.refused"])
+    # A consumer that counts deliveries would strand a message; jobs count their own attempts.
+    config = ConsumerConfig(ack_wait=STRANDED_SECONDS, max_deliver=-1, filter_subject=url.name)
+
+    async def take(message: NatsMessage) -> None:
+        async def set_aside(why: str) -> None:
+            headers = {"Uploader-Refused": _one_line(why)}
+            await broker.publish(message.body, f"{url.name}.refused", headers=headers, stream=stream.name)
+
+        await taker.take(message.body, _nats_key(url, message), set_aside)
+        await message.ack_sync()
+
+    broker.subscriber(
+        url.name,
+        stream=stream,
+        durable=GROUP,
+        config=config,
+        pull_sub=PullSub(batch_size=50, timeout=_PAUSE_SECONDS),
+        ack_policy=AckPolicy.MANUAL,
+        decoder=_raw,
+    )(take)
+    async with broker:
+        await broker.start()
+        yield lambda: True  # it reconnects by itself
+
+
+@asynccontextmanager
+async def _redis(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool]]:
+    """A consumer group of the stream: one subscriber takes what is new, one what others left lying."""
+    from faststream import AckPolicy  # noqa: PLC0415
+    from faststream.redis import RedisBroker, RedisMessage, StreamSub  # noqa: PLC0415
+
+    broker = RedisBroker(url.server, logger=None, apply_types=False)
+
+    async def take(message: RedisMessage) -> None:
+        (message_id,) = message.raw_message["message_ids"]
+        key = f"{url.scheme}:{url.name}:{message_id.decode()}"
+
+        async def set_aside(why: str) -> None:
+            await broker.publish(message.body, stream=f"{url.name}.refused", headers={"refused": _one_line(why)})
+
+        await taker.take(message.body, key, set_aside)
+        await message.ack()
+
+    consumer = f"{GROUP}-{uuid.uuid4().hex}"
+    both = {"group": GROUP, "consumer": consumer, "last_id": "0"}
+    for sub in (
+        StreamSub(url.name, **both, max_records=50),
+        StreamSub(url.name, **both, min_idle_time=int(STRANDED_SECONDS * 1000), polling_interval=1000),
+    ):
+        broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, decoder=_raw)(take)
+    async with broker:
+        await broker.start()
+        yield lambda: all(subscriber.running for subscriber in broker.subscribers)
+
+
+async def _raw(message: object) -> object:
+    """Messages are read here, not by the library: one that is no JSON must be set aside."""
+    return getattr(message, "body", None)
+
+
+def _nats_key(url: IntakeUrl, message: NatsMessage) -> str:
+    """The id that its sender gave it, else its place in the stream."""
+    given = (message.headers or {}).get("Nats-Msg-Id")
+    return f"nats:{url.name}:{given or message.raw_message.metadata.sequence.stream}"
+
+
+def _stream_name(subject: str) -> str:
+    """A stream's name may not have dots."""
+    return subject.replace(".", "_")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
