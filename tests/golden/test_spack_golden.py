@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
+import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,7 @@ class Golden:
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Golden:
     inner, spack_root = SPACKS[request.param]
     place = tmp_path_factory.mktemp(request.param)
-    with tarfile.open(HERE / request.param / "store.tar.gz") as archive:
-        archive.extractall(place, filter="fully_trusted")  # noqa: S202
+    subprocess.run(["tar", "-xzf", HERE / request.param / "store.tar.gz", "-C", place], check=True)
     root = (place / inner).rename(place / "elsewhere")
     loaded = SpackStore(root, spack_root=spack_root, environment={}).load()
     layers = {package.id: packed(loaded, package) for package in loaded.packages}

@@ -44,7 +44,7 @@ def _submit_parameters() -> list[click.Parameter]:
     return [parameter for parameter in push.params if parameter.name in wanted]
 
 
-def _submit(  # noqa: PLR0913 - click gives each option by name
+def _submit(
     sources: tuple[str, ...],
     to: str,
     report: Path | None,

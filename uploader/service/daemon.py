@@ -90,6 +90,7 @@ class Daemon:
         self._running: dict[str, Running] = {}
         self._news = anyio.Event()
         self._ended = anyio.Event()
+        self._taken = anyio.Event()
         self._beat_at = anyio.current_time()
         self._store_answers = True
 
@@ -112,6 +113,7 @@ class Daemon:
                 jobs.start_soon(self._take, jobs)
                 await drain.wait()
                 self.draining = True
+                self._tell_ended()
                 _log.info("draining", running=self.running, seconds=self._settings.drain_seconds)
                 await self._drain()
                 jobs.cancel_scope.deadline = anyio.current_time() + 3 * _LEASE_WAIT_SECONDS
@@ -121,10 +123,16 @@ class Daemon:
     async def _drain(self) -> None:
         with anyio.move_on_after(self._settings.drain_seconds):
             await self._wait_idle()
+        with anyio.move_on_after(3 * _LEASE_WAIT_SECONDS):
+            await self._taken.wait()  # else we take again what we give back
         for running in self._running.values():
             running.end("drained")
         with anyio.move_on_after(_STOP_SECONDS + self._settings.margin_seconds):
             await self._wait_idle()
+
+    def _tell_ended(self) -> None:
+        self._ended.set()
+        self._ended = anyio.Event()
 
     async def _wait_idle(self) -> None:
         while self._running:
@@ -147,6 +155,7 @@ class Daemon:
                     await self._begin(lease, asked_at, jobs)
             except JobStoreError as error:
                 await self._store_failed("lease", error)
+        self._taken.set()
 
     async def _begin(self, lease: Lease, leased_at: float, jobs: TaskGroup) -> None:
         if self.draining:
@@ -232,8 +241,7 @@ class Daemon:
                 group.cancel_scope.cancel()
         finally:
             del self._running[running.lease.token]
-            self._ended.set()
-            self._ended = anyio.Event()
+            self._tell_ended()
             self.metrics.duration.observe(anyio.current_time() - running.began)
 
     async def _carry_out(self, running: Running) -> tuple[Verdict, Report | None]:

@@ -55,11 +55,9 @@ async def listening(api: Api, listen: Listen) -> AsyncIterator[str]:
     runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
-        site: web.BaseSite
+        site: web.BaseSite = web.TCPSite(runner, listen.host, listen.port)
         if listen.path:
             site = web.UnixSite(runner, listen.path)
-        else:
-            site = web.TCPSite(runner, listen.host, listen.port)
         try:
             await site.start()
         except OSError as error:

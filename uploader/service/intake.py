@@ -9,10 +9,11 @@ does it come again. A message that somebody took and never acknowledged is taken
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -38,6 +39,8 @@ _PAUSE_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 1024 * 1024
 
 _log = structlog.get_logger("uploader.intake")
+_SILENT: Final = logging.getLogger("uploader.intake.library")
+"""FastStream writes a line for every message; what happens is in our own log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Taker:
         self._metrics = metrics
 
     async def take(self, content: bytes, key: str, set_aside: Callable[[str], Awaitable[None]]) -> None:
-        """Returns when the message may be acknowledged: its jobs are durable, or it is set aside. Waits for the store."""
+        """Returns when the message may be acknowledged: its jobs are durable, or it is set aside."""
         try:
             jobs = await anyio.to_thread.run_sync(self._read, content, key)
         except InputError as error:
@@ -126,6 +129,7 @@ async def take_in(url: IntakeUrl, taker: Taker, daemon: Draining) -> None:
     """Take in messages until the daemon drains; comes back for as long as the broker is away."""
     from faststream.exceptions import FastStreamException  # noqa: PLC0415 - only who has a broker needs it
 
+    errors: tuple[type[Exception], ...] = (OSError, FastStreamException, *_broker_errors(url.scheme))
     opened = _nats if url.scheme in {"nats", "tls"} else _redis
     while not daemon.draining:
         try:
@@ -133,7 +137,7 @@ async def take_in(url: IntakeUrl, taker: Taker, daemon: Draining) -> None:
                 _log.info("taking in", broker=url.scheme, name=url.name)
                 while lives() and not daemon.draining:  # noqa: ASYNC110 - it is the connection that is watched
                     await anyio.sleep(_PAUSE_SECONDS)
-        except (OSError, FastStreamException, *_broker_errors(url.scheme)) as error:
+        except errors as error:
             _log.warning("the broker does not answer", broker=url.scheme, error=f"{type(error).__name__}: {error}")
         await anyio.sleep(_PAUSE_SECONDS)
 
@@ -152,10 +156,10 @@ def _broker_errors(scheme: str) -> tuple[type[Exception], ...]:
 async def _nats(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool]]:
     """A durable pull consumer of the stream that has the subject; it is made where there is none."""
     from faststream import AckPolicy  # noqa: PLC0415
-    from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub  # noqa: PLC0415
+    from faststream.nats import JStream, NatsBroker, PullSub  # noqa: PLC0415
     from nats.js.api import ConsumerConfig  # noqa: PLC0415
 
-    broker = NatsBroker(url.server, max_reconnect_attempts=-1, logger=None, apply_types=False)
+    broker = NatsBroker(url.server, max_reconnect_attempts=-1, logger=_SILENT, apply_types=False)
     stream = JStream(_stream_name(url.name), subjects=[url.name, f"{url.name}.refused"])
     # A consumer that counts deliveries would strand a message; jobs count their own attempts.
     config = ConsumerConfig(ack_wait=STRANDED_SECONDS, max_deliver=-1, filter_subject=url.name)
@@ -188,11 +192,11 @@ async def _redis(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], boo
     from faststream import AckPolicy  # noqa: PLC0415
     from faststream.redis import RedisBroker, RedisMessage, StreamSub  # noqa: PLC0415
 
-    broker = RedisBroker(url.server, logger=None, apply_types=False)
+    broker = RedisBroker(url.server, logger=_SILENT, apply_types=False)
 
     async def take(message: RedisMessage) -> None:
-        (message_id,) = message.raw_message["message_ids"]
-        key = f"{url.scheme}:{url.name}:{message_id.decode()}"
+        (message_id,) = cast("list[bytes]", message.raw_message.get("message_ids"))
+        key = f"redis:{url.name}:{message_id.decode()}"
 
         async def set_aside(why: str) -> None:
             await broker.publish(message.body, stream=f"{url.name}.refused", headers={"refused": _one_line(why)})
@@ -200,11 +204,11 @@ async def _redis(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], boo
         await taker.take(message.body, key, set_aside)
         await message.ack()
 
-    consumer = f"{GROUP}-{uuid.uuid4().hex}"
-    both = {"group": GROUP, "consumer": consumer, "last_id": "0"}
+    who = f"{GROUP}-{uuid.uuid4().hex}"
+    stranded = int(STRANDED_SECONDS * 1000)
     for sub in (
-        StreamSub(url.name, **both, max_records=50),
-        StreamSub(url.name, **both, min_idle_time=int(STRANDED_SECONDS * 1000), polling_interval=1000),
+        StreamSub(url.name, group=GROUP, consumer=who, last_id="0", max_records=50),
+        StreamSub(url.name, group=GROUP, consumer=who, last_id="0", min_idle_time=stranded, polling_interval=1000),
     ):
         broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, decoder=_raw)(take)
     async with broker:

@@ -45,7 +45,8 @@ def parts_are_required() -> bool:
 
 def find_program(name: str) -> str:
     """The program's path; raises PartMissing."""
-    path = shutil.which(name)
+    # what only root needs (mkfs) lies where the PATH of a user does not lead
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         raise PartMissing(f"the program {name} is not installed")
     return path

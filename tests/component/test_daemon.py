@@ -1,0 +1,222 @@
+"""The daemon's worker: what becomes of jobs, over a real store and a fake registry."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from tests.component.a_daemon import a_job, working
+from uploader.jobs import Heartbeat
+from uploader.service.daemon import DaemonSettings
+from uploader.testing import Answer, FakeRegistry, Fault, Hold, Stall
+from uploader.testing.packages import write_packages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from uploader.model.events import Emit
+    from uploader.service.job_format import PushJob
+    from uploader.service.report import Report
+
+SHARED: dict[str, list[str]] = {f"shared-{number}": [] for number in range(18)}
+
+
+def sent(registry: FakeRegistry) -> list[str]:
+    """The digests of blobs whose bytes crossed the network, once for each time."""
+    return [one.reference for one in registry.requests_of("put-blob") if one.status == 201]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("state", [False, True])
+async def test_a_blob_that_two_jobs_want_crosses_the_network_once(tmp_path: Path, state: bool) -> None:
+    one = write_packages(tmp_path / "one", {**SHARED, "a": [], "b": []})
+    two = write_packages(tmp_path / "two", {**SHARED, "c": [], "d": []})
+    async with FakeRegistry() as registry, working(tmp_path, state=state) as works:
+        to = registry.destination("cache")
+        for job in await works.submit(a_job(one, to), a_job(two, to)):
+            assert (await works.wait_end(job)).state == "succeeded"
+        assert len(sent(registry)) == len(set(sent(registry)))
+        assert set(registry.repository("cache").tags) == {*SHARED, "a", "b", "c", "d"}
+
+
+@pytest.mark.asyncio
+async def test_jobs_share_one_bound_of_requests_in_flight(tmp_path: Path) -> None:
+    """Eight may be in flight; two jobs that could each fill that stay within it."""
+    graphs = [write_packages(tmp_path / name, {f"{name}-{n}": [] for n in range(10)}) for name in "xy"]
+    release = anyio.Event()
+    held = Fault(on="put-blob", then=Hold(release), times=None)
+    async with FakeRegistry(faults=[held]) as registry, working(tmp_path) as works:
+        places = [registry.destination(f"to/{graph.parent.name}") for graph in graphs]
+        jobs = await works.submit(*(a_job(graph, to) for graph, to in zip(graphs, places, strict=True)))
+        await registry.wait_started("put-blob", 6)
+        await anyio.wait_all_tasks_blocked()
+        assert sum(one.ended is None for one in registry.requests) <= 8
+        release.set()
+        assert {(await works.wait_end(job)).state for job in jobs} == {"succeeded"}
+
+
+@pytest.mark.asyncio
+async def test_failures_that_may_pass_bring_the_job_back_and_what_is_there_is_not_sent_again(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": [], "b": [], "c": []})
+    refused = Fault(on="put-manifest", match=" a$", times=1, then=Answer(400))
+    async with FakeRegistry(faults=[refused]) as registry, working(tmp_path) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("succeeded", 2)
+        assert len(sent(registry)) == len(set(sent(registry)))
+        again = await works.wait_event(job, "again")
+        assert "1 of 3 packages failed" in again.detail
+
+
+@pytest.mark.asyncio
+async def test_failures_that_stay_end_the_job_with_its_report(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": [], "b": []})
+    (graph.parent / "a.tar").unlink()
+    async with FakeRegistry() as registry, working(tmp_path) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("failed", 1)
+        report = json.loads(await works.store.report(job) or b"")
+        assert {entry["id"]: entry["outcome"] for entry in report["packages"]} == {"a": "failed", "b": "pushed"}
+
+
+@pytest.mark.asyncio
+async def test_a_job_that_never_gets_anything_done_ends_dead(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    refused = Fault(on="put-manifest", then=Answer(400), times=None)
+    async with FakeRegistry(faults=[refused]) as registry, working(tmp_path) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")), max_attempts=3)
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases, ended.attempts) == ("dead", 3, 3)
+
+
+@pytest.mark.asyncio
+async def test_a_bug_in_one_push_hurts_no_other_and_does_not_come_back_for_ever(tmp_path: Path) -> None:
+    async def buggy(job: PushJob, *, emit: Emit, stop: anyio.Event) -> Report:
+        del emit, stop
+        raise ZeroDivisionError(job.to)
+
+    async with working(tmp_path, push=buggy) as works:
+        (job,) = await works.submit(a_job(tmp_path / "graph.json", "oci://host/x"), max_attempts=2)
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("dead", 2)
+        assert "ZeroDivisionError" in str(ended.error)
+        assert works.daemon.alive
+
+
+@pytest.mark.asyncio
+async def test_a_running_job_that_is_cancelled_stops(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": [], "b": []})
+    stalled = Fault(on="put-blob", then=Stall(), times=None)
+    settings = DaemonSettings(ttl_seconds=1.5, margin_seconds=0.2)
+    async with FakeRegistry(faults=[stalled]) as registry, working(tmp_path, settings=settings) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        await registry.wait_started("put-blob", 2)
+        assert await works.store.cancel(job) == "requested"
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("cancelled", 1)
+        assert registry.repository("cache").sessions == {}
+        assert registry.repository("cache").tags == {}
+
+
+@pytest.mark.asyncio
+async def test_under_a_lost_lease_nothing_more_is_written(tmp_path: Path) -> None:
+    """Somebody else has ended the lease: neither the registry nor the store hears of this push any more."""
+    graph = write_packages(tmp_path / "graph", {f"p{number}": [] for number in range(30)})
+    release = anyio.Event()
+    held = Fault(on="put-blob", skip=4, then=Hold(release), times=None)
+    settings = DaemonSettings(ttl_seconds=0.9, margin_seconds=0.1, at_once=1)
+    async with FakeRegistry(faults=[held]) as registry, working(tmp_path, settings=settings) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        await registry.wait_started("put-blob", 8)
+        (running,) = works.daemon._running.values()
+        assert await works.store.fail(running.lease, "somebody else ended it", retry_in=None) == "failed"
+        with anyio.fail_after(5):
+            await running.stop.wait()
+        before = _begun(registry)
+        release.set()
+        works.drain.set()
+        await works.ended.wait()
+        assert _begun(registry) == before
+        found = await works.store.get(job)
+        assert found is not None
+        assert (found.state, found.error) == ("failed", "somebody else ended it")
+
+
+def _begun(registry: FakeRegistry) -> list[int]:
+    """All requests but those that only end an upload session."""
+    return [one.started for one in registry.requests if one.method != "DELETE"]
+
+
+@pytest.mark.asyncio
+async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(tmp_path: Path) -> None:
+    stopped = anyio.Event()
+
+    async def endless(job: PushJob, *, emit: Emit, stop: anyio.Event) -> Report:
+        del job, emit
+        try:
+            await anyio.sleep_forever()
+        finally:
+            assert stop.is_set()
+            stopped.set()
+        raise AssertionError
+
+    settings = DaemonSettings(ttl_seconds=0.9, margin_seconds=0.2)
+    async with working(tmp_path, push=endless, settings=settings) as works:
+        (job,) = await works.submit(a_job(tmp_path / "graph.json", "oci://host/x"))
+        await works.wait_event(job, "leased")
+        (running,) = works.daemon._running.values()
+        works.daemon._store = _Silent(works.store)  # type: ignore[assignment]
+        with anyio.fail_after(5):
+            await stopped.wait()
+        assert anyio.current_time() <= running.held_until
+        works.daemon._store = works.store
+        assert await works.store.renew([Heartbeat(running.lease)]) != []
+
+
+class _Silent:
+    """A store that never answers a renewal."""
+
+    def __init__(self, store: object) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    async def renew(self, heartbeats: object) -> None:
+        del heartbeats
+        await anyio.sleep_forever()
+
+
+@pytest.mark.asyncio
+async def test_draining_lets_running_jobs_end_and_takes_no_others(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    release = anyio.Event()
+    held = Fault(on="put-blob", then=Hold(release))
+    settings = DaemonSettings(at_once=1, drain_seconds=20)
+    async with FakeRegistry(faults=[held]) as registry, working(tmp_path, settings=settings) as works:
+        first, second = await works.submit(*[a_job(graph, registry.destination(name)) for name in ("x", "y")])
+        await registry.wait_started("put-blob")
+        works.drain.set()
+        await anyio.wait_all_tasks_blocked()
+        assert works.daemon.draining
+        release.set()
+        await works.ended.wait()
+        states = [job.state for one in (first, second) if (job := await works.store.get(one)) is not None]
+        assert states == ["succeeded", "ready"]
+
+
+@pytest.mark.asyncio
+async def test_draining_gives_back_what_does_not_end_and_costs_no_attempt(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    async with FakeRegistry(faults=[Fault(on="put-blob", then=Stall())]) as registry, working(tmp_path) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("x")))
+        await registry.wait_started("put-blob")
+        works.drain.set()
+        await works.ended.wait()
+        found = await works.store.get(job)
+        assert found is not None
+        assert (found.state, found.attempts, found.leases) == ("ready", 0, 1)

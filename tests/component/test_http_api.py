@@ -1,0 +1,198 @@
+"""The daemon's HTTP API, and the Python client for it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import anyio
+import pytest
+
+from tests.component.a_daemon import a_job, working
+from uploader.errors import InputError, UnusableError
+from uploader.service.daemon_client import DaemonClient
+from uploader.service.http_api import MOST_BODY_BYTES, ROUTES
+from uploader.service.tokens import read_tokens
+from uploader.testing import FakeRegistry, Fault, Hold
+from uploader.testing.packages import write_packages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+JOB = {"sources": ["graph.json"], "to": "oci://host/cache"}
+
+
+async def ask(url: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
+    """Status and JSON."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=named) as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+@pytest.mark.asyncio
+async def test_a_job_from_submission_to_report(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    async with FakeRegistry() as registry, working(tmp_path) as works, DaemonClient(works.url) as client:
+        to = registry.destination("cache")
+        job, created = await client.submit({"sources": [str(graph)], "to": to, "options": {"codec": "zstd"}})
+        assert created
+        kinds = [event.kind async for event in client.events(job)]
+        assert kinds[:2] == ["submitted", "leased"]
+        assert kinds[-1] == "succeeded"
+        shown = await client.job(job)
+        assert (shown.state, shown.to, shown.options) == ("succeeded", to, {"codec": "zstd"})
+        assert (await client.report(job))["totals"]["pushed"] == 1
+        jobs, following = await client.jobs(state="succeeded")
+        assert ([one.id for one in jobs], following) == ([job], None)
+
+
+@pytest.mark.asyncio
+async def test_events_go_on_where_the_reader_was(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    release = anyio.Event()
+    async with FakeRegistry(faults=[Fault(on="put-blob", then=Hold(release))]) as registry:
+        async with working(tmp_path) as works, DaemonClient(works.url) as client:
+            (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+            first: AsyncIterator[Any] = client.events(job)
+            seen = [await anext(first), await anext(first)]
+            await first.aclose()  # type: ignore[attr-defined]
+            release.set()
+            rest = [event async for event in client.events(job, after=seen[-1].seq)]
+            numbers = [event.seq for event in (*seen, *rest)]
+            assert numbers == [event.seq for event in await works.store.events(job)]
+
+
+@pytest.mark.asyncio
+async def test_the_same_idempotency_key_is_the_same_job(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        works.drain.set()
+        await works.ended.wait()
+        url = f"{works.url}/v1/jobs"
+        first = await ask(url, "POST", JOB, Idempotency_Key="k")
+        second = await ask(url, "POST", JOB, Idempotency_Key="k")
+        assert (first[0], second[0]) == (202, 200)
+        assert first[1]["id"] == second[1]["id"]
+        both = await ask(url, "POST", [JOB, JOB], Idempotency_Key="list")
+        assert len({one["id"] for one in both[1]["jobs"]}) == 2
+        assert (await ask(url, "POST", [JOB, JOB], Idempotency_Key="list"))[1]["jobs"][0]["created"] is False
+
+
+@pytest.mark.asyncio
+async def test_one_bad_job_of_a_list_refuses_all(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        status, said = await ask(f"{works.url}/v1/jobs", "POST", [JOB, {**JOB, "sorces": []}])
+        assert (status, said["status"]) == (400, 400)
+        assert "sources" in said["detail"]
+        assert (await ask(f"{works.url}/v1/jobs"))[1]["jobs"] == []
+
+
+@pytest.mark.asyncio
+async def test_what_is_wrong_is_a_problem_document(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        cases = {
+            "/v1/jobs/none": 404,
+            "/v1/jobs?state=lost": 400,
+            "/v1/jobs?limit=9999": 400,
+            "/v1/jobs?limit=-1": 400,
+            "/nowhere": 404,
+        }
+        for path, wanted in cases.items():
+            async with aiohttp.ClientSession() as session, session.get(works.url + path) as answer:
+                assert (answer.status, answer.content_type) == (wanted, "application/problem+json"), path
+        async with aiohttp.ClientSession() as session:
+            big = session.post(
+                f"{works.url}/v1/jobs", data=b" " * (MOST_BODY_BYTES + 1), headers={"Content-Type": "application/json"}
+            )
+            async with big as answer:
+                assert answer.status == 413
+            async with session.post(f"{works.url}/v1/jobs", data=b"{}") as answer:
+                assert answer.status == 415
+            async with session.delete(f"{works.url}/v1/jobs") as answer:
+                assert answer.status == 405
+
+
+@pytest.mark.asyncio
+async def test_without_tokens_web_pages_and_foreign_names_are_refused(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        assert (await ask(f"{works.url}/v1/stats"))[0] == 200
+        assert (await ask(f"{works.url}/v1/stats", Origin="http://evil"))[0] == 403
+        assert (await ask(f"{works.url}/v1/stats", Host="evil:80"))[0] == 403
+
+
+@pytest.mark.asyncio
+async def test_tokens_say_who_may_do_what(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("reader", "pusher")}
+    file.write_text(
+        f'[[token]]\nname = "r"\nsha256 = "{hashes["reader"]}"\n'
+        f'[[token]]\nname = "p"\nsha256 = "{hashes["pusher"]}"\nscope = "full"\ndestinations = ["host/team/*"]\n'
+    )
+    async with working(tmp_path, tokens=read_tokens(file)) as works:
+        url = f"{works.url}/v1/jobs"
+        assert (await ask(url))[0] == 401
+        assert (await ask(url, Authorization="Bearer wrong"))[0] == 401
+        assert (await ask(url, Authorization="Bearer reader"))[0] == 200
+        assert (await ask(url, "POST", JOB, Authorization="Bearer reader"))[0] == 403
+        assert (await ask(url, "POST", JOB, Authorization="Bearer pusher"))[0] == 403
+        mine = {**JOB, "to": "oci://host/team/cache"}
+        assert (await ask(url, "POST", mine, Authorization="Bearer pusher"))[0] == 202
+        assert (await ask(f"{works.url}/livez"))[0] == 200
+        async with DaemonClient(works.url, "pusher") as client:
+            assert (await client.stats())["workers"] == 1
+        async with DaemonClient(works.url) as client:
+            with pytest.raises(UnusableError, match="UPLOADER_TOKEN"):
+                await client.stats()
+
+
+@pytest.mark.asyncio
+async def test_cancel_and_retry(tmp_path: Path) -> None:
+    async with working(tmp_path) as works, DaemonClient(works.url) as client:
+        works.drain.set()
+        await works.ended.wait()
+        job, _ = await client.submit(JOB)
+        assert await client.cancel(job)
+        assert (await client.job(job)).state == "cancelled"
+        with pytest.raises(InputError, match="ended already"):
+            await client.cancel(job)
+        await client.retry(job)
+        assert (await client.job(job)).state == "ready"
+        with pytest.raises(InputError, match="is ready"):
+            await client.retry(job)
+        assert await client.retry_dead() == 0
+
+
+@pytest.mark.asyncio
+async def test_readyz_tells_of_draining_and_livez_does_not(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        assert (await ask(f"{works.url}/readyz"))[0] == 200
+        works.drain.set()
+        await works.ended.wait()
+        assert (await ask(f"{works.url}/readyz")) == (503, {"ready": False, "problem": "draining"})
+        assert (await ask(f"{works.url}/livez"))[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_metrics_count_what_was_done(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": [], "b": []})
+    async with FakeRegistry() as registry, working(tmp_path) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        await works.wait_end(job)
+        works.drain.set()
+        await works.ended.wait()
+        async with aiohttp.ClientSession() as session, session.get(f"{works.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        assert 'uploader_jobs_finished_total{outcome="succeeded"} 1' in lines
+        assert 'uploader_jobs_finished_total{outcome="dead"} 0' in lines
+        assert f'uploader_manifests_total{{registry="{registry.host}",result="pushed"}} 2' in lines
+        assert 'uploader_jobs{state="succeeded"} 1' in lines
+        assert "uploader_job_duration_seconds_count 1" in lines
+
+
+@pytest.mark.asyncio
+async def test_every_route_is_described(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        _, document = await ask(f"{works.url}/openapi.json")
+        described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+        assert described == {(route.method, route.path) for route in ROUTES}
