@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,12 @@ async def working(
     async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
         with wiring.share(options, {}) as shared:
             push = push or partial(api.push_beside, shared=shared, allowed=allowed, defaults=options)
-            daemon = Daemon(store, push, settings or DaemonSettings(drain_seconds=0.0), chance=lambda: chance)
+            daemon = Daemon(
+                store,
+                push,
+                replace(settings or DaemonSettings(drain_seconds=0.0), lease_wait_seconds=0.1),
+                chance=lambda: chance,
+            )
             http = Api(store, daemon, ApiSettings(allowed, options, tokens))
             async with listening(http, LOCAL) as url, anyio.create_task_group() as group:
                 works = Works(store, daemon, url, anyio.Event())

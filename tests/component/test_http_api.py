@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -52,16 +53,20 @@ async def test_a_job_from_submission_to_report(tmp_path: Path) -> None:
 async def test_events_go_on_where_the_reader_was(tmp_path: Path) -> None:
     graph = write_packages(tmp_path / "graph", {"a": []})
     release = anyio.Event()
-    async with FakeRegistry(faults=[Fault(on="put-blob", then=Hold(release))]) as registry:
-        async with working(tmp_path) as works, DaemonClient(works.url) as client:
-            (job,) = await works.submit(a_job(graph, registry.destination("cache")))
-            first: AsyncIterator[Any] = client.events(job)
-            seen = [await anext(first), await anext(first)]
-            await first.aclose()  # type: ignore[attr-defined]
-            release.set()
-            rest = [event async for event in client.events(job, after=seen[-1].seq)]
-            numbers = [event.seq for event in (*seen, *rest)]
-            assert numbers == [event.seq for event in await works.store.events(job)]
+    held = Fault(on="put-blob", then=Hold(release))
+    async with (
+        FakeRegistry(faults=[held]) as registry,
+        working(tmp_path) as works,
+        DaemonClient(works.url) as client,
+    ):
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        first: AsyncIterator[Any] = client.events(job)
+        seen = [await anext(first), await anext(first)]
+        await first.aclose()  # type: ignore[attr-defined]
+        release.set()
+        rest = [event async for event in client.events(job, after=seen[-1].seq)]
+        numbers = [event.seq for event in (*seen, *rest)]
+        assert numbers == [event.seq for event in await works.store.events(job)]
 
 
 @pytest.mark.asyncio
@@ -103,7 +108,9 @@ async def test_what_is_wrong_is_a_problem_document(tmp_path: Path) -> None:
                 assert (answer.status, answer.content_type) == (wanted, "application/problem+json"), path
         async with aiohttp.ClientSession() as session:
             big = session.post(
-                f"{works.url}/v1/jobs", data=b" " * (MOST_BODY_BYTES + 1), headers={"Content-Type": "application/json"}
+                f"{works.url}/v1/jobs",
+                data=io.BytesIO(b" " * (MOST_BODY_BYTES + 1)),
+                headers={"Content-Type": "application/json"},
             )
             async with big as answer:
                 assert answer.status == 413

@@ -59,9 +59,9 @@ async def test_tls_needs_the_authoritys_certificate() -> None:
         assert [request.kind for request in registry.requests] == ["open", "put-blob"]
 
 
-async def test_a_plain_registry_spoken_to_with_tls_is_no_connection() -> None:
+async def test_a_plain_registry_spoken_to_with_tls_ends_the_run_with_the_right_hint() -> None:
     async with FakeRegistry() as registry, a_client(Registry("https", registry.host)) as client:
-        with pytest.raises(UnusableError, match="no connection"):
+        with pytest.raises(UnusableError, match=r"does not speak TLS.*oci\+http"):
             await client.is_empty()
 
 

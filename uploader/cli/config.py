@@ -72,5 +72,11 @@ def _settings() -> dict[str, tuple[str | None, object]]:
         name = max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
         if name not in NOT_IN_FILE and isinstance(parameter, click.Option):
             variable = parameter.envvar if isinstance(parameter.envvar, str) else None
-            found[name] = (variable, None if repr(parameter.default).startswith("Sentinel") else parameter.default)
+            found[name] = (variable, _default(parameter))
     return found
+
+
+def _default(option: click.Option) -> object:
+    if option.is_flag:
+        return bool(option.default) and option.default is True
+    return None if repr(option.default).startswith("Sentinel") else option.default

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 import click
 
 from uploader.cli.running import fail
-from uploader.errors import UploaderError
+from uploader.errors import InputError, UploaderError
 
 _COMMANDS = {
     "push": ("uploader.cli.push", "push", "Push the packages of sources to a repository, now."),
@@ -66,6 +67,17 @@ def cli() -> None:
 def run() -> None:
     """Run the command line; what is wrong with the input, wherever it is noticed, is said in one line."""
     try:
-        cli(prog_name="uploader")
+        status = cli(prog_name="uploader", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        status = error.exit_code
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "uploader"
+        fail(InputError(f"{error.format_message().rstrip('.')}; see `{where} --help`"))
+    except click.ClickException as error:
+        fail(InputError(error.format_message()))
+    except click.Abort:
+        status = 130
     except UploaderError as error:
         fail(error)
+    sys.exit(status if isinstance(status, int) else 0)

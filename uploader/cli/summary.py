@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from uploader.cli.tally import bytes_text, duration_text
+from uploader.cli.tally import bytes_text, counted, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def _totals(report: Report, *, planned: bool) -> str:
         (totals.incomplete, "incomplete"),
         (totals.interrupted, "interrupted"),
     ]
-    return f"{totals.packages} packages: " + ", ".join(f"{count} {word}" for count, word in parts if count)
+    return f"{counted(totals.packages, 'package')}: " + ", ".join(f"{count} {word}" for count, word in parts if count)
 
 
 def _left_out(report: Report, lacking: dict[str, list[str]]) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Tally:
         match event:
             case PushStarted(packages, of):
                 self.packages = packages
-                return f"{packages} of {of} packages to push" if packages != of else f"{packages} packages to push"
+                return f"{packages} of {of} packages to push" if packages != of else f"{counted(of, 'package')} to push"
             case Note(text):
                 return text
             case BlobStarted(package):
@@ -96,6 +96,11 @@ class Tally:
         if ended < 5 or now - self.started < 3 or ended >= self.packages:
             return None
         return (now - self.started) / ended * (self.packages - ended)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 package`, `2 packages`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def bytes_text(count: float) -> str:

@@ -208,6 +208,12 @@ class Transport:
                 f"the certificate of {error.host}:{error.port} is not trusted ({error.certificate_error.args[-1]}); "
                 "give the file of its authority with --ca-file"
             ) from error
+        except aiohttp.ClientConnectorSSLError as error:
+            if "WRONG_VERSION_NUMBER" in str(error.os_error):
+                raise UnusableError(
+                    f"{error.host}:{error.port} does not speak TLS: if it is a registry with plain http, write oci+http://"
+                ) from error
+            return Lost(f"no TLS with {error.host}:{error.port}: {_os_reason(error)}", connected=False)
         except aiohttp.ClientConnectorError as error:
             return Lost(f"cannot connect to {error.host}:{error.port}: {_os_reason(error)}", connected=False)
         except aiohttp.ConnectionTimeoutError:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LEASE_WAIT_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 0.5
 _SWEEP_SECONDS: Final = 3.0
 _PAUSE_SECONDS: Final = 1.0
@@ -61,12 +60,16 @@ class Push(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DaemonSettings:
-    """`at_once`: jobs side by side. `margin_seconds`: so long before a lease may end the work on it does."""
+    """`at_once`: jobs side by side. `margin_seconds`: so long before a lease may end the work on it does.
+
+    `lease_wait_seconds`: how long one call to the store waits for a job; so long may it take until draining begins.
+    """
 
     at_once: int = 8
     ttl_seconds: float = 60.0
     margin_seconds: float = 5.0
     drain_seconds: float = 30.0
+    lease_wait_seconds: float = 1.0
 
 
 class Daemon:
@@ -116,14 +119,14 @@ class Daemon:
                 self._tell_ended()
                 _log.info("draining", running=self.running, seconds=self._settings.drain_seconds)
                 await self._drain()
-                jobs.cancel_scope.deadline = anyio.current_time() + 3 * _LEASE_WAIT_SECONDS
+                jobs.cancel_scope.deadline = anyio.current_time() + 3 * self._settings.lease_wait_seconds
             background.cancel_scope.cancel()
         _log.info("drained")
 
     async def _drain(self) -> None:
         with anyio.move_on_after(self._settings.drain_seconds):
             await self._wait_idle()
-        with anyio.move_on_after(3 * _LEASE_WAIT_SECONDS):
+        with anyio.move_on_after(3 * self._settings.lease_wait_seconds):
             await self._taken.wait()  # else we take again what we give back
         for running in self._running.values():
             running.end("drained")
@@ -149,7 +152,9 @@ class Daemon:
                 continue
             asked_at = anyio.current_time()
             try:
-                leases = await self._store.lease(limit=free, ttl=self._settings.ttl_seconds, wait=_LEASE_WAIT_SECONDS)
+                leases = await self._store.lease(
+                    limit=free, ttl=self._settings.ttl_seconds, wait=self._settings.lease_wait_seconds
+                )
                 self._store_works()
                 for lease in leases:
                     await self._begin(lease, asked_at, jobs)
