@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -24,7 +24,7 @@ from uploader.errors import InputError, JobStoreError
 from uploader.service.job_format import PushJob, read_job
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from faststream.nats import NatsMessage
 
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 STRANDED_SECONDS: Final = 60.0
 GROUP: Final = "uploader"
 _PAUSE_SECONDS: Final = 1.0
+_STOP_SECONDS: Final = 5.0
 _MOST_BYTES: Final = 1024 * 1024
+_LIBRARY_FIELD: Final = b"__data__"
 
 _log = structlog.get_logger("uploader.intake")
 _SILENT: Final = logging.getLogger("uploader.intake.library")
@@ -125,7 +127,9 @@ class Draining(Protocol):
         """Whether no more jobs are to be taken in."""
 
 
-async def take_in(url: IntakeUrl, taker: Taker, daemon: Draining) -> None:
+async def take_in(
+    url: IntakeUrl, taker: Taker, daemon: Draining, *, stranded_seconds: float = STRANDED_SECONDS
+) -> None:
     """Take in messages until the daemon drains; comes back for as long as the broker is away."""
     from faststream.exceptions import FastStreamException  # noqa: PLC0415 - only who has a broker needs it
 
@@ -133,7 +137,7 @@ async def take_in(url: IntakeUrl, taker: Taker, daemon: Draining) -> None:
     opened = _nats if url.scheme in {"nats", "tls"} else _redis
     while not daemon.draining:
         try:
-            async with opened(url, taker) as lives:
+            async with opened(url, taker, stranded_seconds) as lives:
                 _log.info("taking in", broker=url.scheme, name=url.name)
                 while lives() and not daemon.draining:  # noqa: ASYNC110 - it is the connection that is watched
                     await anyio.sleep(_PAUSE_SECONDS)
@@ -153,7 +157,7 @@ def _broker_errors(scheme: str) -> tuple[type[Exception], ...]:
 
 
 @asynccontextmanager
-async def _nats(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool]]:
+async def _nats(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> AsyncIterator[Callable[[], bool]]:
     """A durable pull consumer of the stream that has the subject; it is made where there is none."""
     from faststream import AckPolicy  # noqa: PLC0415
     from faststream.nats import JStream, NatsBroker, PullSub  # noqa: PLC0415
@@ -162,7 +166,7 @@ async def _nats(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool
     broker = NatsBroker(url.server, max_reconnect_attempts=-1, logger=_SILENT, apply_types=False)
     stream = JStream(_stream_name(url.name), subjects=[url.name, f"{url.name}.refused"])
     # A consumer that counts deliveries would strand a message; jobs count their own attempts.
-    config = ConsumerConfig(ack_wait=STRANDED_SECONDS, max_deliver=-1, filter_subject=url.name)
+    config = ConsumerConfig(ack_wait=stranded_seconds, max_deliver=-1, filter_subject=url.name)
 
     async def take(message: NatsMessage) -> None:
         async def set_aside(why: str) -> None:
@@ -179,18 +183,22 @@ async def _nats(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool
         config=config,
         pull_sub=PullSub(batch_size=50, timeout=_PAUSE_SECONDS),
         ack_policy=AckPolicy.MANUAL,
-        decoder=_raw,
+        decoder=_whole,
     )(take)
-    async with broker:
+    try:
         await broker.start()
         yield lambda: True  # it reconnects by itself
+    finally:
+        with anyio.move_on_after(_STOP_SECONDS, shield=True):
+            await broker.stop()
 
 
 @asynccontextmanager
-async def _redis(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], bool]]:
+async def _redis(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> AsyncIterator[Callable[[], bool]]:
     """A consumer group of the stream: one subscriber takes what is new, one what others left lying."""
     from faststream import AckPolicy  # noqa: PLC0415
     from faststream.redis import RedisBroker, RedisMessage, StreamSub  # noqa: PLC0415
+    from redis.exceptions import ResponseError  # noqa: PLC0415
 
     broker = RedisBroker(url.server, logger=_SILENT, apply_types=False)
 
@@ -199,26 +207,41 @@ async def _redis(url: IntakeUrl, taker: Taker) -> AsyncIterator[Callable[[], boo
         key = f"redis:{url.name}:{message_id.decode()}"
 
         async def set_aside(why: str) -> None:
-            await broker.publish(message.body, stream=f"{url.name}.refused", headers={"refused": _one_line(why)})
+            entry = {"job": bytes(message.body), "refused": _one_line(why).encode(), "id": message_id}
+            await (await broker.connect()).xadd(f"{url.name}.refused", entry)
 
         await taker.take(message.body, key, set_aside)
         await message.ack()
 
     who = f"{GROUP}-{uuid.uuid4().hex}"
-    stranded = int(STRANDED_SECONDS * 1000)
+    stranded = int(stranded_seconds * 1000)
     for sub in (
-        StreamSub(url.name, group=GROUP, consumer=who, last_id="0", max_records=50),
-        StreamSub(url.name, group=GROUP, consumer=who, last_id="0", min_idle_time=stranded, polling_interval=1000),
+        StreamSub(url.name, group=GROUP, consumer=who, max_records=50),
+        StreamSub(url.name, group=GROUP, consumer=who, min_idle_time=stranded, polling_interval=1000),
     ):
-        broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, decoder=_raw)(take)
-    async with broker:
+        broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, parser=_field, decoder=_whole)(take)
+    try:
+        with suppress(ResponseError):  # it is there; made by the library, it would pass over what is waiting already
+            await (await broker.connect()).xgroup_create(url.name, GROUP, id="0", mkstream=True)
         await broker.start()
         yield lambda: all(subscriber.running for subscriber in broker.subscribers)
+    finally:
+        with anyio.move_on_after(_STOP_SECONDS, shield=True):
+            await broker.stop()
 
 
-async def _raw(message: object) -> object:
-    """Messages are read here, not by the library: one that is no JSON must be set aside."""
-    return getattr(message, "body", None)
+async def _whole(message: object) -> object:
+    """In place of decoding: messages are read here, since one that is no JSON must be set aside."""
+    return message
+
+
+async def _field(message: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], Awaitable[object]]) -> object:
+    """An entry of a stream that FastStream did not write: its field `job`, or its only one."""
+    fields: Mapping[bytes, bytes] = message["data"]
+    if _LIBRARY_FIELD not in fields:
+        only = next(iter(fields.values())) if len(fields) == 1 else b""
+        message = {**message, "data": {_LIBRARY_FIELD: fields.get(b"job", only)}}
+    return await parse(message)
 
 
 def _nats_key(url: IntakeUrl, message: NatsMessage) -> str:

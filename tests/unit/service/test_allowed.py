@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from uploader.errors import InputError
+from uploader.model.package import Blob, Tree
+from uploader.model.reference import Repository, parse_destination
+from uploader.service.allowed import Allowed, RepositoryPattern
+from uploader.service.job_format import PushJob
+from uploader.testing.packages import a_package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def matches(pattern: str, destination: str) -> bool:
+    repository = parse_destination(destination)
+    assert isinstance(repository, Repository)
+    return RepositoryPattern(pattern).matches(repository)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "destination", "allowed"),
+    [
+        ("ghcr.io/org/*", "oci://ghcr.io/org/cache", True),
+        ("ghcr.io/org/*", "oci://ghcr.io/org/a/b", False),
+        ("ghcr.io/org/**", "oci://ghcr.io/org/a/b", True),
+        ("ghcr.io/org/**", "oci://ghcr.io/organization/a", False),
+        ("ghcr.io/org/*", "oci+http://ghcr.io/org/cache", False),
+        ("oci+http://localhost:5000/**", "oci+http://localhost:5000/cache", True),
+        ("oci+http://localhost:5000/**", "oci+http://localhost:5001/cache", False),
+        ("*.example.org/x", "oci://a.example.org/x", True),
+        ("*.example.org/x", "oci://evil/a.example.org/x", False),
+        ("ghcr.io/o.g/x", "oci://ghcr.io/oXg/x", False),
+        ("**", "oci://anything/at/all", True),
+    ],
+)
+def test_patterns(pattern: str, destination: str, allowed: bool) -> None:
+    assert matches(pattern, destination) is allowed
+
+
+def test_sources_are_resolved_and_links_that_lead_out_are_refused(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "graph.json").write_text("{}")
+    (inside / "link").symlink_to(outside)
+    (inside / "same").symlink_to(inside)
+    allowed = Allowed((inside,))
+    job = allowed.admit(PushJob(("same/graph.json", f"spack:{inside}#zlib"), "oci://host/x"))
+    assert job.sources == (str(inside / "graph.json"), f"spack:{inside}#zlib")
+    for source in ("link/graph.json", "../out/graph.json", "/etc/passwd", "python:link", f"{inside}-not/graph.json"):
+        with pytest.raises(InputError, match="--source-root"):
+            allowed.admit(PushJob((source,), "oci://host/x"))
+
+
+def test_layout_folders_need_a_dest_root(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    job = PushJob(("graph.json",), f"oci-layout:{tmp_path}/out")
+    with pytest.raises(InputError, match="without --dest-root"):
+        Allowed((tmp_path,)).admit(job)
+    allowed = Allowed((tmp_path,), (tmp_path,))
+    assert allowed.admit(job).to == job.to
+    with pytest.raises(InputError, match="--dest-root"):
+        allowed.admit(PushJob(("graph.json",), f"oci-layout:{tmp_path}/link/etc"))
+
+
+@pytest.mark.parametrize("image", ["host/secret:1", "oci-layout:/etc:tag"])
+def test_a_base_image_is_read_only_from_where_the_job_may_be(tmp_path: Path, image: str) -> None:
+    allowed = Allowed((tmp_path,), destinations=(RepositoryPattern("host.example/mine"),))
+    with pytest.raises(InputError, match="base image"):
+        allowed.admit(PushJob(("graph.json",), "oci://host.example/mine", {"base_image": image}))
+
+
+def test_a_graph_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    allowed = Allowed((tmp_path,))
+    good = a_package("a")
+    object.__setattr__(good, "content", Blob(tmp_path / "a.tar"))
+    allowed.check_contents([good])
+    for content in (Blob(tmp_path / "link"), Tree(tmp_path / "..", "/x"), Blob(tmp_path / ".." / "b.tar")):
+        bad = a_package("b")
+        object.__setattr__(bad, "content", content)
+        with pytest.raises(InputError, match="'b'"):
+            allowed.check_contents([bad])
