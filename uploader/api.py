@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from uploader import wiring
+from uploader.errors import UploaderError
 from uploader.model.reference import Repository, parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
@@ -17,7 +18,7 @@ from uploader.service.heal import HealTask, run_heal
 from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
-from uploader.service.verify import VerifyTask, run_verify, silent
+from uploader.service.verify import VerifyTask, run_verify, silent, until_stopped
 from uploader.sources.base import parse_source
 from uploader.sources.merge import Merged, merge
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report
     from uploader.service.sharing import Shared
+    from uploader.service.spack_index import IndexOutcome
     from uploader.service.verify_report import VerifyReport
 
 
@@ -143,6 +145,33 @@ class _Mend:
     view: View
     merged: Merged
     selected: frozenset[PackageId]
+
+
+async def rebuild_index(
+    to: str, options: PushOptions | None = None, *, stop: anyio.Event | None = None
+) -> IndexOutcome | None:
+    """Make the index of the Spack build cache at `to` anew from its tags; None when nothing there is a spec.
+
+    Raises InputError, UnusableError, and RegistryError where the index cannot be read or written.
+    """
+    from uploader.service.spack_index import SpackIndex  # noqa: PLC0415
+
+    reference = parse_destination(to)
+    found: IndexOutcome | None = None
+    failure: UploaderError | None = None
+
+    async def work() -> None:
+        nonlocal found, failure
+        try:
+            async with wiring.open_destination(reference, options or PushOptions(), emit=_ignore) as destination:
+                found = await SpackIndex(destination, str(reference)).rebuild()
+        except UploaderError as error:
+            failure = error
+
+    await until_stopped(stop or anyio.Event(), work)
+    if failure is not None:
+        raise failure
+    return found
 
 
 async def _run(

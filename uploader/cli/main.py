@@ -15,6 +15,7 @@ _COMMANDS = {
     "plan": ("uploader.cli.push", "plan", "Say what a push would do; send nothing."),
     "verify": ("uploader.cli.verify", "verify", "Check that what the tags point at is there and agrees."),
     "heal": ("uploader.cli.heal", "heal", "Complete manifests; with a source, push what is gone or damaged."),
+    "index": ("uploader.cli.index", "index", "Make the index of a Spack build cache anew, from its tags."),
     "serve": ("uploader.cli.serve", "serve", "The daemon: takes in pushes as jobs, and carries them out."),
     "submit": ("uploader.cli.daemon", "submit", "Hand a push to the daemon."),
     "jobs": ("uploader.cli.daemon", "jobs", "List the daemon's jobs, or show one."),

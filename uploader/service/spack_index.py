@@ -136,7 +136,12 @@ class SpackIndex:
         manifest = parse_manifest(stored) if stored else None
         if manifest is None or not manifest.layers:
             return None
-        content = await self._destination.read_blob(manifest.layers[0])
+        try:
+            content = await self._destination.read_blob(manifest.layers[0])
+        except RegistryError as error:
+            if error.kind != "registry" or error.status is not None:
+                raise  # it could not be read, which says nothing of what it is
+            content = None
         if content is None or stored is None:
             return None
         try:

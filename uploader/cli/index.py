@@ -1,0 +1,63 @@
+"""The command `index`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from uploader.cli.running import fail, run
+from uploader.cli.settings import Commas, config_option, setting
+from uploader.errors import UploaderError
+from uploader.service.options import PushOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import anyio
+
+    from uploader.service.spack_index import IndexOutcome
+
+_HELP = """Make the index of the Spack build cache at DEST anew, from its tags: every spec that is tagged is listed.
+Tags that hold no spec are passed over, and named.
+
+\b
+Exit status: 0 done; 1 it could not be read or written; 2 bad input; 3 the registry could not be used.
+"""
+
+
+@click.command(help=_HELP)
+@click.argument("destination", metavar="DEST")
+@setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight.")
+@setting(
+    "--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the authorities in this PEM file, too."
+)
+@setting(
+    "--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login."
+)
+@config_option
+def index(destination: str, jobs: int, ca_file: Path | None, auth_realms: tuple[str, ...]) -> None:
+    """Rebuild it, and say what it lists now."""
+    try:
+        options = PushOptions(jobs=jobs, ca_file=ca_file, auth_realms=auth_realms)
+        outcome, _ = run(_work(destination, options))
+    except UploaderError as error:
+        fail(error)
+    for tag, why in sorted(outcome.skipped.items()) if outcome else ():
+        print(f"not in it: {tag}: {why}", file=sys.stderr)
+    if outcome is None:
+        print("there are no specs, and so no index", file=sys.stderr)
+        return
+    written = "written" if outcome.written else "already right"
+    print(f"the index lists {outcome.specs} specs: {written}", file=sys.stderr)
+
+
+def _work(destination: str, options: PushOptions) -> Callable[[anyio.Event], Awaitable[IndexOutcome | None]]:
+    async def work(stop: anyio.Event) -> IndexOutcome | None:
+        from uploader import api  # noqa: PLC0415
+
+        return await api.rebuild_index(destination, options, stop=stop)
+
+    return work
