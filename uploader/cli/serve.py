@@ -57,6 +57,7 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     setting("--allow-destination", multiple=True, metavar="PATTERN", help="Repositories that jobs may push to: ghcr.io/org/*, oci+http://HOST/** (repeatable).  [default: any, when listening on loopback]"),
     setting("--tokens", type=click.Path(path_type=Path), metavar="FILE", help="Bearer tokens (TOML); needed when not listening on loopback."),
     setting("--intake", multiple=True, metavar="URL", help="Take in jobs from a broker: nats://HOST/SUBJECT, redis://HOST/STREAM (repeatable)."),
+    setting("--stranded-seconds", type=click.FloatRange(1, 86400), default=60.0, show_default=True, help="After so long a message that somebody took and did not acknowledge is taken over."),
     setting("--at-once", type=click.IntRange(1, 256), default=8, show_default=True, help="Jobs side by side."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight to one registry, over all jobs."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, over all jobs, such as 20M."),
@@ -99,6 +100,7 @@ class _Plan:
     jobs_url: str
     name: str
     intakes: tuple[IntakeUrl, ...]
+    stranded_seconds: float
     max_attempts: int
     allowed: Allowed
     tokens: Tokens | None
@@ -135,6 +137,7 @@ def _plan(given: dict[str, Any]) -> _Plan:
         given["jobs_url"] or _default_store(),
         given["name"],
         tuple(map(IntakeUrl.parse, given["intake"])),
+        given["stranded_seconds"],
         given["max_attempts"],
         Allowed(roots, tuple(root.absolute() for root in given["dest_root"]), patterns or None),
         read_tokens(given["tokens"]) if given["tokens"] else None,
@@ -179,7 +182,9 @@ def _work(plan: _Plan) -> Callable[[anyio.Event], Awaitable[None]]:
                 ):
                     taker = Taker(store, plan.allowed, plan.options, plan.max_attempts, daemon.metrics)
                     for intake in plan.intakes:
-                        group.start_soon(take_in, intake, taker, daemon)
+                        group.start_soon(
+                            partial(take_in, intake, taker, daemon, stranded_seconds=plan.stranded_seconds)
+                        )
                     group.start_soon(systemd.report, daemon)
                     systemd.say("READY=1")
                     structlog.get_logger("uploader").info("ready", url=url, at_once=plan.daemon.at_once)

@@ -84,8 +84,8 @@ class Allowed:
             match package.content:
                 case Blob(path=path) | Tree(root=path):
                     real = Path(resolved(path.parent)) / path.name
-                    if real.is_symlink():
-                        real = Path(os.path.realpath(real))
+                    if path.name == ".." or real.is_symlink():
+                        real = Path(os.path.realpath(path))
                     if not _is_below(real, roots):
                         raise InputError(
                             f"package {package.id!r} lies at {path}, which is not below a --source-root of the daemon"

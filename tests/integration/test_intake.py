@@ -1,0 +1,250 @@
+"""Jobs from real brokers: every message becomes exactly one job, or is set aside; whatever is killed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import warnings
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.to_thread
+import nats
+import pytest
+import redis.asyncio
+
+from uploader.errors import JobStoreError
+from uploader.jobs import open_store
+from uploader.service.allowed import Allowed
+from uploader.service.intake import GROUP, IntakeUrl, Taker, take_in
+from uploader.service.metrics import Metrics
+from uploader.service.options import PushOptions
+from uploader.testing.brokers import BrokerServer, nats_server, redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from uploader.jobs import Page
+    from uploader.jobs.store import SqlJobStore
+
+STRANDED = 2.0
+
+
+class Broker(Protocol):
+    server: BrokerServer
+
+    async def publish(self, content: bytes) -> None: ...
+    async def refused(self) -> list[tuple[bytes, str]]: ...
+    async def take_and_die(self) -> None: ...
+    async def waiting(self) -> int: ...
+
+
+@dataclass
+class Nats:
+    server: BrokerServer
+
+    async def publish(self, content: bytes) -> None:
+        async with await nats.connect(self.server.url) as client:
+            stream = client.jetstream()
+            await stream.add_stream(name="push_jobs", subjects=["push.jobs", "push.jobs.refused"])
+            await stream.publish("push.jobs", content)
+
+    async def refused(self) -> list[tuple[bytes, str]]:
+        async with await nats.connect(self.server.url) as client:
+            consumer = await client.jetstream().pull_subscribe("push.jobs.refused")
+            messages = await consumer.fetch(10, timeout=0.5)
+            return [(message.data, (message.headers or {})["Uploader-Refused"]) for message in messages]
+
+    async def take_and_die(self) -> None:
+        """Another consumer of the group takes a message and is never heard of again."""
+        async with await nats.connect(self.server.url) as client:
+            config = nats.js.api.ConsumerConfig(ack_wait=STRANDED, max_deliver=-1, filter_subject="push.jobs")
+            consumer = await client.jetstream().pull_subscribe("push.jobs", durable=GROUP, config=config)
+            await consumer.fetch(1)
+
+    async def waiting(self) -> int:
+        async with await nats.connect(self.server.url) as client:
+            state = await client.jetstream().consumer_info("push_jobs", GROUP)
+            return (state.num_pending or 0) + (state.num_ack_pending or 0)
+
+
+@dataclass
+class Redis:
+    server: BrokerServer
+
+    async def publish(self, content: bytes) -> None:
+        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+            await client.xadd("push.jobs", {"job": content})
+
+    async def refused(self) -> list[tuple[bytes, str]]:
+        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+            entries: Any = await client.xrange("push.jobs.refused")
+        return [(fields[b"job"], fields[b"refused"].decode()) for _, fields in entries]
+
+    async def take_and_die(self) -> None:
+        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+            await client.xgroup_create("push.jobs", GROUP, id="0", mkstream=True)
+            await client.xreadgroup(GROUP, "dead", {"push.jobs": ">"}, count=1)
+
+    async def waiting(self) -> int:
+        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+            pending: Any = await client.xpending("push.jobs", GROUP)
+            groups: Any = await client.xinfo_groups("push.jobs")
+            return int(pending["pending"]) + int(groups[0]["lag"] or 0)
+
+
+@pytest.fixture(autouse=True)
+def _libraries_may_leave_connections() -> Iterator[None]:
+    """A broker that was killed leaves connections which its library does not close."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(params=["nats", "redis"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    if request.param == "nats":
+        with nats_server(tmp_path / "broker") as server:
+            yield Nats(server)
+    else:
+        with redis_server(tmp_path / "broker") as server:
+            yield Redis(server)
+
+
+class NotDraining:
+    draining = False
+
+
+@dataclass
+class Intake:
+    """An intake that can be killed, as a process is, and started again."""
+
+    url: IntakeUrl
+    taker: Taker
+    scope: anyio.CancelScope
+
+    async def run(self) -> None:
+        with self.scope:
+            await take_in(self.url, self.taker, NotDraining(), stranded_seconds=STRANDED)
+
+
+@asynccontextmanager
+async def taking(broker: Broker, store: Any, tmp_path: Path) -> AsyncIterator[Intake]:
+    taker = Taker(store, Allowed((tmp_path,)), PushOptions(), 5, Metrics())
+    intake = Intake(IntakeUrl.parse(f"{broker.server.url}/push.jobs"), taker, anyio.CancelScope())
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.run)
+        yield intake
+        intake.scope.cancel()
+
+
+def a_message(number: int) -> bytes:
+    return json.dumps({"sources": ["graph.json"], "to": f"oci://host/cache-{number}"}).encode()
+
+
+async def targets(store: SqlJobStore, count: int) -> list[str]:
+    """Where the jobs go, once there are so many of them."""
+    after = 0
+    while sum((await store.stats()).jobs.values()) < count:
+        for event in await store.events(after=after, wait=5):
+            after = event.seq
+    page = await store.jobs(limit=1000)
+    return sorted(json.loads(job.payload)["to"] for job in page.jobs)
+
+
+def expected(count: int) -> list[str]:
+    return sorted(f"oci://host/cache-{number}" for number in range(count))
+
+
+async def settle(broker: Broker) -> None:
+    """Wait until the broker has nothing more for the group."""
+    with anyio.fail_after(20):
+        while await broker.waiting():  # noqa: ASYNC110 - the broker tells nobody
+            await anyio.sleep(0.05)
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_every_message_becomes_one_job(broker: Broker, tmp_path: Path) -> None:
+    for number in range(5):
+        await broker.publish(a_message(number))
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
+        for number in range(5, 10):
+            await broker.publish(a_message(number))
+        assert await targets(store, 10) == expected(10)
+        await settle(broker)
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_a_malformed_message_is_set_aside_with_the_reason_and_does_not_come_again(
+    broker: Broker, tmp_path: Path
+) -> None:
+    bad = {b"{": "JSON", b'{"sources": ["/etc/passwd"], "to": "oci://host/x"}': "--source-root", b"\xff\x00": "JSON"}
+    for content in bad:
+        await broker.publish(content)
+    await broker.publish(a_message(0))
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
+        assert await targets(store, 1) == expected(1)
+        await settle(broker)
+        refused = dict(await broker.refused())
+    assert refused.keys() == bad.keys()
+    assert all(word in refused[content] for content, word in bad.items())
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_a_message_that_a_dead_consumer_took_is_taken_over(broker: Broker, tmp_path: Path) -> None:
+    await broker.publish(a_message(0))
+    await broker.take_and_die()
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
+        assert await targets(store, 1) == expected(1)
+        await settle(broker)
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_nothing_is_acknowledged_before_the_job_is_durable(broker: Broker, tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
+        fails = _Fails(store)
+        await broker.publish(a_message(0))
+        async with taking(broker, fails, tmp_path):
+            await fails.asked.wait()
+            assert await broker.waiting() == 1
+        assert await broker.waiting() == 1
+        async with taking(broker, store, tmp_path):
+            assert await targets(store, 1) == expected(1)
+            await settle(broker)
+
+
+class _Fails:
+    """A store that is away."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self._store = store
+        self.asked = anyio.Event()
+
+    async def jobs(self, **page: Any) -> Page:
+        return await self._store.jobs(**page)
+
+    async def submit(self, specs: object) -> object:
+        del specs
+        self.asked.set()
+        raise JobStoreError("away", problem="unavailable")
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_the_broker_may_be_killed_and_come_back(broker: Broker, tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
+        for number in range(6):
+            await broker.publish(a_message(number))
+            if number % 2:
+                await anyio.to_thread.run_sync(broker.server.kill)
+                await anyio.to_thread.run_sync(broker.server.start)
+        assert await targets(store, 6) == expected(6)
+        await settle(broker)
