@@ -11,7 +11,14 @@ from uploader.errors import InputError
 from uploader.model.digest import Digest
 from uploader.model.package import PackageId
 from uploader.oci.image_config import diff_ids_of
-from uploader.oci.manifest import ID_ANNOTATION, MISSING_ANNOTATION, Manifest, parse_manifest, parse_missing
+from uploader.oci.manifest import (
+    ID_ANNOTATION,
+    MISSING_ANNOTATION,
+    Manifest,
+    is_docker,
+    parse_manifest,
+    parse_missing,
+)
 from uploader.oci.media_types import DOCKER_LAYER, OCI_LAYER, Compression
 
 if TYPE_CHECKING:
@@ -155,8 +162,8 @@ def _maker(
 ) -> Maker:
     if ID_ANNOTATION in manifest.annotations or ID_ANNOTATION in labels:
         return "uploader"
-    if document is None:
-        return looks_like
+    if document is None:  # in Docker's format it is the config that would have told
+        return "uploader" if is_docker(manifest) else looks_like
     return "spack" if "buildcache_layout_version" in document else "other"
 
 

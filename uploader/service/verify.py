@@ -6,6 +6,7 @@ while asking is never "absent": the tag is `unknown`, and its error is said.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from uploader.service.destination import Destination
 
 _LAYERS_AT_ONCE: Final = 8
-_INDEX_DEPTH: Final = 3
+_INDEX_DEPTH: Final = 2
+_MOST_CHILDREN: Final = 256  # of an index: what names more is nothing that anybody pushes
 _OTHERS_TAG: Final = "the tag is taken by something that neither uploader nor Spack made"
 
 
@@ -181,7 +183,7 @@ class Verifier:
             match read_stored(stored):
                 case Damage() as damage:
                     return _with_damage(entry, damage)
-                case Children(digests) if depth < _INDEX_DEPTH:
+                case Children(digests) if depth < _INDEX_DEPTH and len(digests) <= _MOST_CHILDREN:
                     return await self._look_at_children(entry, digests, depth)
                 case None | Children():
                     return replace(entry, state="foreign")
@@ -298,11 +300,13 @@ class Verifier:
     async def _drop_deleted(self) -> None:
         """A tag that was deleted since it was listed is no damage."""
         gone = {t for t, entry in self._found.items() if any(one.kind == "manifest-missing" for one in entry.damage)}
-        if gone - self._expected.keys():
+        if not gone - self._expected.keys():
+            return
+        with suppress(RegistryError):
             left = {tag async for tag in self._destination.tags()}
             for tag in gone - left - self._expected.keys():
                 del self._found[tag]
-            self._tags = [tag for tag in self._tags if tag in left or tag in self._found]
+            self._tags = [tag for tag in self._tags if tag in self._found]
 
     async def _look_for_missing(self) -> None:
         """Which gaps could be filled now."""
