@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
 from uploader import wiring
-from uploader.errors import UploaderError
+from uploader.errors import StoppedError, UploaderError
 from uploader.model.reference import Repository, parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
@@ -18,12 +19,12 @@ from uploader.service.heal import HealTask, run_heal
 from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
-from uploader.service.verify import VerifyTask, run_verify, silent, until_stopped
+from uploader.service.verify import VerifyTask, run_verify, silent
 from uploader.sources.base import parse_source
 from uploader.sources.merge import Merged, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from uploader.model.events import Emit, Event
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from uploader.service.sharing import Shared
     from uploader.service.spack_index import IndexOutcome
     from uploader.service.verify_report import VerifyReport
+
+_T = TypeVar("_T")
 
 
 def _ignore(event: Event) -> None:
@@ -54,7 +57,8 @@ async def push(
     """Push the packages of `sources` to the destination `to`; the report says what became of each.
 
     Sources and destinations are written as on the command line. Setting `stop` ends the push within seconds, with a
-    true report. Raises InputError when the input cannot be used; nothing was sent then. When the registry cannot be
+    true report, or with StoppedError while the sources are still read. Raises InputError when the input cannot be used;
+    nothing was sent then. When the registry cannot be
     used at all, the report's `error` says so.
     """
     return await _run(sources, to, options or PushOptions(), emit, stop or anyio.Event(), rehearse=False)
@@ -157,21 +161,12 @@ async def rebuild_index(
     from uploader.service.spack_index import SpackIndex  # noqa: PLC0415
 
     reference = parse_destination(to)
-    found: IndexOutcome | None = None
-    failure: UploaderError | None = None
 
-    async def work() -> None:
-        nonlocal found, failure
-        try:
-            async with wiring.open_destination(reference, options or PushOptions(), emit=_ignore) as destination:
-                found = await SpackIndex(destination, str(reference)).rebuild()
-        except UploaderError as error:
-            failure = error
+    async def work() -> IndexOutcome | None:
+        async with wiring.open_destination(reference, options or PushOptions(), emit=_ignore) as destination:
+            return await SpackIndex(destination, str(reference)).rebuild()
 
-    await until_stopped(stop or anyio.Event(), work)
-    if failure is not None:
-        raise failure
-    return found
+    return await _unless_stopped(stop or anyio.Event(), work)
 
 
 async def _run(
@@ -190,10 +185,10 @@ async def _run(
     if mend is not None:
         merged, selected = mend.merged, mend.selected
     else:
-        merged, selected = await anyio.to_thread.run_sync(_load, names, options)
+        merged, selected = await _unless_stopped(stop, partial(_load_in_thread, names, options))
     base = wiring.open_base(options, emit=emit)
     platforms = {merged.graph[key].platform for key in selected}
-    bases = await base.load(platforms) if base else {}
+    bases = await _unless_stopped(stop, partial(base.load, platforms)) if base else {}
     images = ImageMaker(wiring.created_at(options), bases, merged.formats)
     if beside is not None:
         await anyio.to_thread.run_sync(beside.allowed.check_contents, merged.graph.packages)
@@ -254,3 +249,31 @@ def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozens
         companions=merged.companions,
     )
     return merged, selected
+
+
+async def _load_in_thread(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:
+    """A pipe that nobody writes to may be read for ever: the thread is left to itself when we are cancelled."""
+    return await anyio.to_thread.run_sync(_load, names, options, abandon_on_cancel=True)
+
+
+async def _unless_stopped(stop: anyio.Event, work: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of `work`; raises StoppedError when `stop` is set first."""
+    results: list[_T] = []
+    failure: UploaderError | None = None
+
+    async def give_up() -> None:
+        await stop.wait()
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(give_up)
+        try:
+            results.append(await work())
+        except UploaderError as error:  # out of the task group, which would make a group of it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not results:
+        raise StoppedError("stopped before anything was sent")
+    return results[0]

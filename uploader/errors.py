@@ -51,6 +51,12 @@ class RegistryError(UploaderError):
         self.attempts = attempts
 
 
+class StoppedError(UploaderError):
+    """The run was stopped before the graph was known; nothing was sent (exit status 128 + signal)."""
+
+    signal_number = 2
+
+
 class UnusableError(UploaderError):
     """The registry, or the daemon, cannot be used at all: the whole run ends (exit status 3)."""
 

@@ -37,6 +37,7 @@ _Value: TypeAlias = "int | str | bytes"
 
 _APPLICATION_ID: Final = 0x75706C64  # "upld": tells our file from another program's
 _SCHEMA: Final = 1
+_HEADER: Final = b"SQLite format 3\0"
 _COARSEST_TICK_NS: Final = 2_000_000_000  # FAT counts in 2 s
 _DAY_SECONDS: Final = 24 * 3600
 _KEEP_DAYS: Final = 90
@@ -338,6 +339,7 @@ def _at_rest(changed_ns: int, measured_ns: int) -> bool:
 
 def _connected(path: Path, patience_seconds: float) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_what_is_no_database(path)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the mode of this one
     database = sqlite3.connect(path, timeout=patience_seconds, isolation_level=None)
     try:
@@ -346,6 +348,15 @@ def _connected(path: Path, patience_seconds: float) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _refuse_what_is_no_database(path: Path) -> None:
+    """Whatever else the path names by mistake is somebody's file: it is neither written to nor moved."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if file.read(len(_HEADER)) not in {b"", _HEADER}:
+            raise _UnknownSchemaError(
+                "it is no database and was left alone; remove it, or name another file with --state"
+            )
 
 
 def _prepare(database: sqlite3.Connection) -> None:

@@ -66,6 +66,8 @@ class Held:
     async def read_blob(self, descriptor: Descriptor) -> bytes | None:  # noqa: ARG002
         return None
 
+    looking_is_free = False
+
     async def has_blob(self, descriptor: Descriptor) -> bool:
         answer = descriptor.digest in self.blobs
         if descriptor.digest == LAYER and self.questions:

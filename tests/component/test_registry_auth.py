@@ -329,3 +329,12 @@ async def everything(client: object) -> None:
     await client.read_manifest(ZLIB)
     await push(client)
     await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+
+
+@pytest.mark.asyncio
+async def test_a_registry_that_wants_a_login_for_all_ends_the_run_at_once_when_there_is_none() -> None:
+    """As GHCR and Docker Hub do: anybody gets a token, and with it nothing may be done."""
+    async with FakeRegistry(auth=Bearer("joe", SECRET)) as registry, a_client(registry) as client:
+        with pytest.raises(UnusableError, match="docker login"):
+            await client.is_empty()
+        assert len(registry.requests) <= 5

@@ -250,7 +250,7 @@ def test_a_locked_record_is_done_without(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_record_is_moved_aside(tmp_path: Path) -> None:
-    (tmp_path / "record").write_bytes(b"no database" * 1000)
+    (tmp_path / "record").write_bytes(b"SQLite format 3\0" + b"no database" * 1000)
     with Record(tmp_path / "record") as record:
         assert record.problem is not None
         assert "record.corrupt" in record.problem
@@ -258,7 +258,18 @@ def test_a_corrupt_record_is_moved_aside(tmp_path: Path) -> None:
     with Record(tmp_path / "record") as record:
         assert record.problem is None
         assert known(record) == ALL
-    assert (tmp_path / "record.corrupt").read_bytes() == b"no database" * 1000
+    assert (tmp_path / "record.corrupt").read_bytes() == b"SQLite format 3\0" + b"no database" * 1000
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    """A user may have named a file of theirs by mistake: the graph, say."""
+    path = tmp_path / "graph.json"
+    path.write_text('{"schema": "uploader/graph/v1"}')
+    with Record(path) as record:
+        assert "left alone" in str(record.problem)
+        assert not record.keeps
+    assert path.read_text() == '{"schema": "uploader/graph/v1"}'
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_record_that_turns_out_corrupt_later_is_replaced(tmp_path: Path) -> None:

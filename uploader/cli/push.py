@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ _OPTIONS: list[Callable[[_Command], _Command]] = [
     setting("--check-diff-ids", is_flag=True, help="Verify given diff_ids by decompressing."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight; the real number adapts to the registry."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, such as 20M."),
-    setting("--strict", is_flag=True, help="Any gap is a failure."),
+    setting("--strict", is_flag=True, help="Any gap is a failure; what was left out by choice is none."),
     setting("--update-index", is_flag=True, help="Spack: merge what was pushed into the index of the build cache."),
     setting("--private", is_flag=True, help="Spack: push packages that may not be redistributed, too."),
     setting("--without-build-dependencies", is_flag=True, help="Spack: push only what is needed at run time."),
@@ -118,16 +119,21 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
         options = _push_options(given)
         began = time.monotonic()
         report, signal_number = run(_work(call, options, style))
-        _write_report(report, report_file)
+        written = _write_report(report, report_file)
     except UploaderError as error:
         fail(error)
+    status = exit_status(report, strict=options.strict, signal_number=signal_number)
+    if call.planned:
+        status = 3 if report.error else 0
+    status = status if written else status or 1
+    if style == "json":
+        print(json.dumps({"event": "finished", "status": status, "totals": asdict(report.totals)}), file=sys.stderr)
+        sys.exit(status)
     from uploader.cli.summary import summary  # noqa: PLC0415
 
     for line in summary(report, time.monotonic() - began, planned=call.planned):
         print(line, file=sys.stderr)
-    if call.planned:
-        sys.exit(3 if report.error else 0)
-    sys.exit(exit_status(report, strict=options.strict, signal_number=signal_number))
+    sys.exit(status)
 
 
 def _push_options(given: dict[str, Any]) -> PushOptions:
@@ -155,21 +161,23 @@ def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Ev
 
 def _check_writable(path: Path | None) -> None:
     """A report that cannot be written is found out before the push, not after."""
+    if path is not None and path.is_dir():
+        raise InputError(f"cannot write the report to {path}: it is a folder")
     if path is not None and str(path) != "-" and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
 
 
-def _write_report(report: Report, path: Path | None) -> None:
-    """Whole or not at all: a reader never sees half a report."""
+def _write_report(report: Report, path: Path | None) -> bool:
+    """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be."""
     if path is None:
-        return
+        return True
     if str(path) == "-":
         print(report.to_json())
-        return
+        return True
     try:
         if path.exists() and not path.is_file():
             path.write_text(report.to_json() + "\n", encoding="utf-8")
-            return
+            return True
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
         ) as file:
@@ -181,3 +189,5 @@ def _write_report(report: Report, path: Path | None) -> None:
         print(
             f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output", file=sys.stderr
         )
+        return False
+    return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
-from uploader.errors import InputError, UnusableError, UploaderError
+from uploader.errors import InputError, StoppedError, UnusableError, UploaderError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,11 @@ def run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | None]:
 
     Returns the result, and the signal if there was one.
     """
-    return anyio.run(_run, work)
+    try:
+        return anyio.run(_run, work)
+    except StoppedError as error:
+        print(f"uploader: {error}", file=sys.stderr, flush=True)
+        os._exit(128 + error.signal_number)  # a thread may still hang in a read that nothing ends
 
 
 async def _run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | None]:
@@ -48,6 +52,8 @@ async def _run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | 
         except UploaderError as raised:
             error = raised
         group.cancel_scope.cancel()
+    if isinstance(error, StoppedError) and got:
+        error.signal_number = got[0]
     if error is not None:
         raise error
     return result, got[0] if got else None

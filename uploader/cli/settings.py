@@ -47,17 +47,33 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _load(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is not None:
-        known = {name: key for name, key in _keys(context.command).items() if name not in NOT_IN_FILE}
-        context.default_map = {known[name]: value for name, value in read_config(path, set(known)).items()}
+        known = {name: option for name, option in _options(context.command).items() if name not in NOT_IN_FILE}
+        context.default_map = {
+            str(known[name].name): _checked(path, name, known[name], value, context)
+            for name, value in read_config(path, set(known)).items()
+        }
 
 
-def _keys(command: click.Command) -> dict[str, str]:
-    """The name in the file of every parameter, and the parameter's own."""
+def _options(command: click.Command) -> dict[str, click.Parameter]:
+    """Every parameter by its name in the file."""
     return {
-        max(parameter.opts, key=len).removeprefix("--").replace("-", "_"): parameter.name
+        max(parameter.opts, key=len).removeprefix("--").replace("-", "_"): parameter
         for parameter in command.params
         if parameter.name
     }
+
+
+def _checked(path: Path, name: str, option: click.Parameter, value: object, context: click.Context) -> object:
+    """The value, as the option takes it; raises InputError that names the file, which click would not."""
+    is_flag = isinstance(option, click.Option) and option.is_flag
+    if isinstance(value, bool) != is_flag:
+        wanted = "true or false" if is_flag else option.type.name
+        raise InputError(f"the configuration {path}: {name} is {value!r}: expected {wanted}")
+    try:
+        converted: object = option.type(value, option, context)
+    except click.BadParameter as error:
+        raise InputError(f"the configuration {path}: {name}: {error.message}") from error
+    return [converted] if option.multiple else converted
 
 
 def read_config(path: Path, known: set[str]) -> dict[str, Any]:
@@ -74,7 +90,18 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
             raise InputError(f"the configuration {path} has an unknown key {name!r}{hint}")
-    return {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in settings.items()}
+    return {name: _plain(path, name, value) for name, value in settings.items()}
+
+
+def _plain(path: Path, name: str, value: object) -> object:
+    """A setting as a flag would give it; a list is written with commas there."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return ",".join(value)
+    if not isinstance(value, (str, int, float, bool)):
+        raise InputError(
+            f"the configuration {path}: {name} is neither text, a number, true or false, nor a list of text"
+        )
+    return value
 
 
 class Commas(click.ParamType[tuple[str, ...]]):

@@ -72,14 +72,14 @@ class Tally:
         if self.retries:
             parts.append(f"{self.retries} retries")
         parts.append(f"{bytes_text(self.bytes_sent)} sent, {bytes_text(self.rate(now))}/s")
-        if self.in_flight:
-            names = list(self.in_flight.values())
-            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-            parts.append(f"on the way: {', '.join(names[:2])}{more}")
         if self.waiting is not None and now < self.waiting[1]:
             parts.append(f"{self.waiting[0]} {self.waiting[1] - now:.0f} s")
         elif (left := self.seconds_left(now)) is not None:
             parts.append(f"about {duration_text(left)} left")
+        if self.in_flight:
+            names = list(self.in_flight.values())
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            parts.append(f"on the way: {', '.join(names[:2])}{more}")
         return " · ".join(parts)
 
     def rate(self, now: float) -> float:

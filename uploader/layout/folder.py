@@ -96,6 +96,8 @@ class LayoutDestination:
             count = len(self._unwritten)
             raise UnusableError(f"{count} tags are not in {self._folder.index}, push again to name them: {reason}")
 
+    looking_is_free = True
+
     async def is_empty(self) -> bool:
         """Whether the folder has no tag at all."""
         return not self._tags

@@ -165,7 +165,6 @@ def _write_file(
         raise SourceError(
             f"pack {os.fsdecode(path)!r}: it was changed while it was read; "
             "try again when nothing writes to it any more",
-            stage="pack",
         )
     writer.write(tarball.padding(entry.size))
 

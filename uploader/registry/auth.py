@@ -100,6 +100,8 @@ class Authorizer:
                 return False
             if challenge.scheme == "basic":
                 return self._take_basic(challenge, used)
+            if used and not self._worked and self._credentials is None and self._holds(challenge):
+                raise UnusableError(self._no_login())  # what anybody may do is not enough
             if used and challenge.error == "insufficient_scope" and self._holds(challenge):
                 return False
             self._challenge = challenge
@@ -201,12 +203,15 @@ class Authorizer:
         if answer.status not in {401, 403}:
             return f"cannot get a token from {service}: answered {answer.status}, expected 200 with a token"
         if self._credentials is None:
-            return (
-                f"{self._host()} asks for a login, and none is known: use `docker login {self._host()}`, "
-                "or set UPLOADER_USERNAME and UPLOADER_PASSWORD"
-            )
+            return self._no_login()
         who = f"the login of user {self._credentials.user!r}" if self._credentials.user else "the identity token"
         return f"{service} refused {who} with {answer.status}: log in again, and check the right to push"
+
+    def _no_login(self) -> str:
+        return (
+            f"{self._host()} asks for a login, and none is known: use `docker login {self._host()}`, "
+            "or set UPLOADER_USERNAME and UPLOADER_PASSWORD"
+        )
 
     def _host(self) -> str:
         return self._origin.partition("://")[2]

@@ -12,6 +12,7 @@ import anyio
 
 from uploader.errors import InputError, RegistryError, UnusableError, UploaderError
 from uploader.model.digest import Digest
+from uploader.model.events import Note
 from uploader.model.outcome import Traffic
 from uploader.model.reference import Repository
 from uploader.oci.blob_upload import Ask, BlobUpload
@@ -97,6 +98,8 @@ class RegistryClient:
         self._retries = 0
 
     # -- the Destination protocol
+
+    looking_is_free = False
 
     async def is_empty(self) -> bool:
         """One page of one tag answers it: the registry's own 404, or no tags. All else leaves it open, which is no."""
@@ -364,10 +367,19 @@ class RegistryClient:
             if not isinstance(answer, Lost) or answer.connected:
                 self._silent_since = None
                 return answer
+            self._tell_unreachable(answer)
             self._give_up_when_unreachable(answer, begun)
             if self._timing.monotonic() - first_at >= self._settings.no_connection_seconds:
                 return answer  # others get through
             await self._timing.sleep(self._settings.retry.first_wait)
+
+    def _tell_unreachable(self, answer: Lost) -> None:
+        """Said once for all who wait for the connection to come back."""
+        self._retries += 1
+        if self._silent_since is None:
+            self._pace.emit(
+                Note(f"{answer.reason}; trying again for up to {self._settings.no_connection_seconds:.0f} s")
+            )
 
     def _give_up_when_unreachable(self, answer: Lost, begun: float) -> None:
         """Counted from the first try without a connection since there was one."""

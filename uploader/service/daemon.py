@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import anyio
 import structlog
 
-from uploader.errors import JobStoreError, UploaderError
+from uploader.errors import JobStoreError, StoppedError, UploaderError
 from uploader.jobs import Heartbeat
 from uploader.model.reference import Repository, parse_destination
 from uploader.service.job_format import read_payload
@@ -259,6 +259,8 @@ class Daemon:
                 report = await self._push(job, emit=running.emit, stop=running.stop)
                 strict = job.options.get("strict") is True
                 verdict = judge(report, strict=strict, stopped=running.reason is not None)
+            except StoppedError:
+                verdict = Stopped()  # while the sources were still read
             except UploaderError as error:
                 verdict = judge_error(error)
             except Exception as error:  # the edge of one job: its bug must not end the others, nor come back for ever

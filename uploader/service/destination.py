@@ -22,6 +22,10 @@ class Destination(Protocol):
     Every method raises RegistryError for a failure of this one thing, UnusableError when all is lost.
     """
 
+    @property
+    def looking_is_free(self) -> bool:
+        """Whether `has_blob` costs no request."""
+
     async def is_empty(self) -> bool:
         """Whether the repository is known to hold no tag at all."""
 

@@ -32,6 +32,11 @@ class Mending:
         self._destination = destination
         self._damaged = damaged
 
+    @property
+    def looking_is_free(self) -> bool:
+        """As there."""
+        return self._destination.looking_is_free
+
     async def is_empty(self) -> bool:
         """Asked."""
         return await self._destination.is_empty()

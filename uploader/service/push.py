@@ -182,16 +182,21 @@ class RepositoryPusher:
         if tagged is not None:
             recorded = self._record.manifest(self._where, package.tag)
             if recorded == RecordedManifest(tagged, layer.descriptor.digest):
-                return layer
+                return layer if await self._is_still_there(layer.descriptor) else None
             existing = await self._read_existing(package, tagged, [layer])
             place = existing.same_layer(layer) if existing else None
             if existing is not None and place is not None:
-                return Layer(existing.manifest.layers[place], layer.diff_id)
+                found = Layer(existing.manifest.layers[place], layer.diff_id)
+                return found if await self._is_still_there(found.descriptor) else None
         if ask and self._is_expected(layer.descriptor):
             if await self._destination.has_blob(layer.descriptor):
                 return layer
             self._record.forget_blobs(self._where, [layer.descriptor.digest])
         return None
+
+    async def _is_still_there(self, descriptor: Descriptor) -> bool:
+        """A manifest that names it is taken for proof, save where looking costs no request."""
+        return not self._destination.looking_is_free or await self._destination.has_blob(descriptor)
 
     def _is_expected(self, descriptor: Descriptor) -> bool:
         """Whether the blob may well be there: asked about only then."""

@@ -29,6 +29,11 @@ class Rehearsal:
         self._bytes = 0
         self._writes = 0
 
+    @property
+    def looking_is_free(self) -> bool:
+        """As there."""
+        return self._destination.looking_is_free
+
     async def is_empty(self) -> bool:
         """Asked."""
         return await self._destination.is_empty()

@@ -48,6 +48,8 @@ class GraphFile:
         name = name if name.isprintable() else repr(name)
         try:
             if self.path is None:
+                if sys.stdin is None:
+                    raise InputError("standard input is closed: pipe the graph in, or name its file")
                 return self.read(sys.stdin.buffer, name, Path())
             with self.path.open("rb") as stream:
                 return self.read(stream, name, self.path.parent)

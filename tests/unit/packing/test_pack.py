@@ -348,7 +348,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
 
     with pytest.raises(SourceError, match="was changed while") as caught:
         pack(Tree(tmp_path, "/p"), PLAIN, io.BytesIO(), inspector=Shrinks())
-    assert caught.value.stage == "pack"
+    assert caught.value.stage == "read"
 
 
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:

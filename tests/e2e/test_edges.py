@@ -1,0 +1,110 @@
+"""What a hostile user finds: inputs that hang, files that are not ours, programs that read what we print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from uploader.testing import FakeRegistry
+from uploader.testing.faults import Answer, Fault
+from uploader.testing.graphs import write_graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.command import Command
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_graph_that_never_comes_can_be_interrupted(
+    command: Command, number: signal.Signals, status: int
+) -> None:
+    os.mkfifo(command.home / "graph.json")
+    async with command.started("push", "graph.json", "--to", "oci-layout:cache") as process:
+        # Opening for writing waits for the reader: then it is reading, and nothing ever comes.
+        descriptor = await anyio.to_thread.run_sync(os.open, command.home / "graph.json", os.O_WRONLY)
+        try:
+            process.send_signal(number)
+            assert await process.wait() == status
+        finally:
+            os.close(descriptor)
+
+
+@pytest.mark.asyncio
+async def test_a_record_that_is_the_graph_itself_is_left_alone(command: Command, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", 3, seed=1, prefixes_share=0)
+    before = graph.read_bytes()
+    ended = await command.push(graph, "oci-layout:cache", "--state", graph)
+    assert (ended.status, graph.read_bytes()) == (0, before)
+    assert "left alone" in ended.stderr
+
+
+@pytest.mark.asyncio
+async def test_json_progress_is_json_to_its_last_line(command: Command, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", 5, seed=2)
+    async with FakeRegistry(faults=[Fault(on="put-blob", then=Answer(403), times=1)]) as registry:
+        ended = await command.push(graph, registry.destination("cache"), "--progress", "json")
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert events[0]["event"] == "push-started"
+    assert (events[-1]["event"], events[-1]["status"], events[-1]["totals"]["failed"]) == ("finished", 1, 1)
+
+
+@pytest.mark.asyncio
+async def test_a_blob_that_is_gone_from_a_layout_is_written_again(command: Command, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", 5, seed=3, prefixes_share=0)
+    await command.push(graph, "oci-layout:cache")
+    layer = command.report["packages"][0]["blob"]["digest"].partition(":")[2]
+    blob = command.home / "cache" / "blobs" / "sha256" / layer
+    kept = blob.read_bytes()
+    blob.unlink()
+    assert (await command.push(graph, "oci-layout:cache")).status == 0
+    assert blob.read_bytes() == kept
+    blob.write_bytes(b"")
+    assert (await command.push(graph, "oci-layout:cache", "--state", "none")).status == 0
+    assert blob.read_bytes() == kept
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("jobs = true", "jobs is True"),
+        ('jobs = "x"', "jobs"),
+        ("jobs = [1]", "jobs"),
+        ('strict = "yes"', "strict is 'yes': expected true or false"),
+        ("source_date_epoch = 1979-05-27", "source_date_epoch"),
+    ],
+)
+async def test_a_setting_of_the_wrong_type_names_the_file_and_the_key(command: Command, line: str, said: str) -> None:
+    (command.home / "c.toml").write_text(line)
+    for arguments in (["push", "graph.json", "--to", "oci-layout:cache"], ["config", "check"]):
+        ended = await command.run(*arguments, "--config", "c.toml")
+        assert (ended.status, ended.stderr.count("\n")) == (2, 1)
+        assert ended.stderr.startswith("uploader: the configuration c.toml")
+        assert said in ended.stderr
+
+
+@pytest.mark.asyncio
+async def test_lists_and_flags_in_the_file_work(command: Command, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", 5, seed=4, prefixes_share=0)
+    first = json.loads(graph.read_text())["packages"][0]["id"]
+    (command.home / "c.toml").write_text(f'select = ["{first}"]\nonly = ["package"]\nstrict = true\n')
+    assert (await command.push(graph, "oci-layout:cache", "--config", "c.toml")).status == 0
+    assert command.report["totals"]["pushed"] == 1
+
+
+@pytest.mark.asyncio
+async def test_a_report_that_would_be_a_folder_is_refused_before_anything_is_sent(
+    command: Command, tmp_path: Path
+) -> None:
+    graph = write_graph(tmp_path / "graph", 3, seed=5, prefixes_share=0)
+    ended = await command.run("push", graph, "--to", "oci-layout:cache", "--report", command.home)
+    assert ended.status == 2
+    assert not (command.home / "cache").exists()
+    assert (await command.run("push", graph, "--to", "oci-layout:cache", "--report", "/dev/full")).status == 1
