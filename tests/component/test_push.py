@@ -453,3 +453,19 @@ async def test_force_sends_no_blob_again(tmp_path: Path) -> None:
         assert [one.kind for one in again].count("put-manifest") == 3
         assert not {"head-manifest", "get-manifest"} & {one.kind for one in again}
         assert {entry.blob.how for entry in report.packages if entry.blob} == {"present"}
+
+
+@pytest.mark.asyncio
+async def test_a_kept_tag_that_would_be_made_otherwise_is_said(tmp_path: Path) -> None:
+    """Its layers are right, so it is present; that its environment is another is for the user to know."""
+    graph = write_packages(tmp_path, {"app": []})
+    async with FakeRegistry() as registry:
+        await uploader.push(str(graph), registry.destination("cache"))
+        document = json.loads(graph.read_text())
+        document["packages"][0]["env"] = {"NEW": "1"}
+        graph.write_text(json.dumps(document))
+        report = await uploader.push(str(graph), registry.destination("cache"))
+        assert report.totals.present == 1
+        assert any("--force" in note for note in report.notes)
+        await uploader.push(str(graph), registry.destination("cache"), uploader.PushOptions(force=True))
+        assert (await uploader.push(str(graph), registry.destination("cache"))).notes == ()

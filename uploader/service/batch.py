@@ -97,6 +97,8 @@ async def run_push(
                 index = await _update_index(task, destination, plan)
             traffic = destination.traffic()
             pusher_notes = pusher.notes()
+            for note in pusher_notes:
+                emit(Note(note))
     except UnusableError as error:  # the destination could not be opened, or not be closed with all its tags
         unusable, lost_tags = error, True
     if not plan.finished and unusable is not None:

@@ -86,6 +86,7 @@ class RepositoryPusher:
         self._owners: dict[Digest, Package] = {}
         self._writing: dict[PackageId, Tagged] = {}
         self._too_deep = 0
+        self._kept_other = 0
 
     async def prepare(self) -> None:
         """Learn whether the repository is empty: then no tag need be asked for. Also the first login."""
@@ -94,12 +95,18 @@ class RepositoryPusher:
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know of what was pushed."""
-        if not self._too_deep:
-            return ()
-        return (
-            f"{self._too_deep} images have more than {MOST_LAYERS} layers: they can be stored, and not be run, since "
-            "overlay file systems take no more",
-        )
+        notes = []
+        if self._too_deep:
+            notes.append(
+                f"images with more than {MOST_LAYERS} layers: {self._too_deep}; they can be stored, not run, since "
+                "overlay file systems take no more"
+            )
+        if self._kept_other:
+            notes.append(
+                f"tags that were kept although this push would make other manifests of the same layers (environment, "
+                f"annotations, platform, or time): {self._kept_other}; --force replaces them"
+            )
+        return tuple(notes)
 
     # -- the engine's Pusher
 
@@ -136,6 +143,7 @@ class RepositoryPusher:
             del self._existing[package.id]
             match judge(existing, image.layers, incomplete=bool(closure.missing)):
                 case Keep() if existing is not None:
+                    self._kept_other += len(existing.manifest.layers) == len(image.layers) and not closure.missing
                     return Tagged(existing.descriptor, pushed=False, missing=_named(existing, closure))
                 case Refuse(reason):
                     raise RegistryError(f"push manifest {package.tag} to {self._where}: {reason}")
