@@ -268,14 +268,19 @@ async def _redis(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> Async
         StreamSub(url.name, group=GROUP, consumer=who, min_idle_time=stranded, polling_interval=1000),
     ):
         broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, parser=_field, decoder=_whole)(take)
+    pools = []
     try:
+        client = await broker.connect()
+        pools.append(client.connection_pool)
         with suppress(ResponseError):  # it is there; made by the library, it would pass over what is waiting already
-            await (await broker.connect()).xgroup_create(url.name, GROUP, id="0", mkstream=True)
+            await client.xgroup_create(url.name, GROUP, id="0", mkstream=True)
         await broker.start()
         yield lambda: all(subscriber.running for subscriber in broker.subscribers)
     finally:
         with anyio.move_on_after(_STOP_SECONDS, shield=True):
             await broker.stop()
+            for pool in pools:
+                await pool.disconnect()  # a connection that still waits for messages would be left open
 
 
 async def _whole(message: object) -> object:

@@ -16,8 +16,16 @@ SECONDS = 0.5
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which only root may")
-@pytest.mark.parametrize("durable", [True, False], ids=["as it is", "with commits that do not wait"])
-def test_power_cut_loses_nothing_confirmed_unless_commits_do_not_wait(tmp_path: Path, durable: bool) -> None:
-    cut = power_cut(tmp_path, SECONDS, durable=durable)
+def test_power_cut_loses_nothing_confirmed(tmp_path: Path) -> None:
+    cut = power_cut(tmp_path, SECONDS, durable=True)
     assert cut.confirmed > 0
-    assert (cut.lost == 0) == durable
+    assert cut.lost == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which only root may")
+def test_power_cut_loses_something_when_commits_do_not_wait(tmp_path: Path) -> None:
+    """So the test above can fail. A cut right after a checkpoint loses nothing even then, but not five in a row."""
+    places = [tmp_path / str(number) for number in range(5)]
+    for place in places:
+        place.mkdir()
+    assert any(power_cut(place, SECONDS, durable=False).lost for place in places)
