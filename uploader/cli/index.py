@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from uploader.service.spack_index import IndexOutcome
 
 _HELP = """Make the index of the Spack build cache at DEST anew, from its tags: every spec that is tagged is listed.
-Tags that hold no spec are passed over, and named.
+Tags that hold no spec are passed over, and named. What the registry fails to tell stays as it was.
 
 \b
-Exit status: 0 done; 1 it could not be read or written; 2 bad input; 3 the registry could not be used.
+Exit status: 0 done; 1 it, or some tag, could not be read or written; 2 bad input; 3 the registry could not be used;
+130 and 143 interrupted.
 """
 
 
@@ -42,16 +43,22 @@ def index(destination: str, jobs: int, ca_file: Path | None, auth_realms: tuple[
     """Rebuild it, and say what it lists now."""
     try:
         options = PushOptions(jobs=jobs, ca_file=ca_file, auth_realms=auth_realms)
-        outcome, _ = run(_work(destination, options))
+        outcome, signal_number = run(_work(destination, options))
     except UploaderError as error:
         fail(error)
+    if outcome is None and signal_number is not None:
+        print("interrupted; the index is as it was, or done", file=sys.stderr)
+        sys.exit(128 + signal_number)
     for tag, why in sorted(outcome.skipped.items()) if outcome else ():
-        print(f"not in it: {tag}: {why}", file=sys.stderr)
+        what = "left as it was" if outcome and tag in outcome.unsure else "not in it"
+        print(f"{what}: {tag}: {why}", file=sys.stderr)
     if outcome is None:
         print("there are no specs, and so no index", file=sys.stderr)
         return
     written = "written" if outcome.written else "already right"
     print(f"the index lists {outcome.specs} specs: {written}", file=sys.stderr)
+    if outcome.unsure:
+        sys.exit(1)
 
 
 def _work(destination: str, options: PushOptions) -> Callable[[anyio.Event], Awaitable[IndexOutcome | None]]:

@@ -29,6 +29,7 @@ from uploader.sources.spack.index import (
     is_spec_tag,
     merge_indexes,
     parse_index,
+    part_of,
 )
 
 if TYPE_CHECKING:
@@ -44,21 +45,26 @@ _NO_CONFIG = b"{}"
 
 @dataclass(frozen=True, slots=True)
 class IndexOutcome:
-    """The index as it is now. `written`: by us; `skipped`: tags that are no specs, and why."""
+    """The index as it is now. `written`: by us; `skipped`: tags that are not in it, or unsure, and why.
+
+    Of the tags `unsure` the registry would not say what they are: they are in the index if they were before.
+    """
 
     digest: Digest
     specs: int
     written: bool
     skipped: Mapping[str, str] = field(default_factory=dict)
+    unsure: frozenset[str] = frozenset()
 
 
 class SpackIndex:
-    """The index of one repository. Mutable: which tags turned out to be no specs."""
+    """The index of one repository. Mutable: which tags turned out to be no specs, and which could not be asked."""
 
     def __init__(self, destination: Destination, where: str) -> None:
         self._destination = destination
         self._where = where
         self._skipped: dict[str, str] = {}
+        self._unsure: set[str] = set()
 
     async def merge(self, ours: Index | None) -> IndexOutcome | None:
         """Make the index hold what it holds, `ours`, and every spec that is tagged; None when there is no spec at all.
@@ -74,23 +80,29 @@ class SpackIndex:
 
     async def _settle(self, wanted: Index | None, *, afresh: bool) -> IndexOutcome | None:
         written = False
+        there: _Stored | None = None
         for _ in range(_ROUNDS):
-            there = await self._read()
+            there = await self._read(there)
             known = None if afresh and not written else there.index if there else None
             merged = _together(known, wanted)
             untold = await self._tags_beside(merged)
             merged = _together(merged, await self._from_tags(untold))
+            if there is not None and there.index is not None and self._unsure:
+                merged = _together(merged, part_of(there.index, frozenset(map(_hash_in, self._unsure))))
             if merged is None:
                 return None
             content = await anyio.to_thread.run_sync(index_bytes, merged)
             if there is not None and there.content == content:
-                return IndexOutcome(there.digest, len(merged.pushed), written, dict(self._skipped))
-            await self._write(content)
+                return self._outcome(there.digest, merged, written=written)
+            there = _Stored(await self._write(content), content, merged)
             written, wanted = True, merged
         raise RegistryError(
             f"update the index of {self._where}: others overwrote it {_ROUNDS} times; nothing is lost, all specs are "
             "tagged: run `uploader index` when fewer push at once"
         )
+
+    def _outcome(self, digest: Digest, index: Index, *, written: bool) -> IndexOutcome:
+        return IndexOutcome(digest, len(index.pushed), written, dict(self._skipped), frozenset(self._unsure))
 
     async def _tags_beside(self, index: Index | None) -> list[Tag]:
         """The tags of specs that the index does not list. A spec's hash is the end of its tag."""
@@ -109,6 +121,8 @@ class SpackIndex:
                 configs[tag] = await self._config_at(tag)
             except _NotASpecError as error:
                 self._skipped[tag] = str(error)
+                if error.is_unsure:
+                    self._unsure.add(tag)
 
         await for_each(tags, fetch, at_once=_AT_ONCE)
         index, skipped = await anyio.to_thread.run_sync(index_of_configs, configs)
@@ -125,14 +139,19 @@ class SpackIndex:
         except RegistryError as error:
             if error.kind != "registry":
                 raise
-            raise _NotASpecError(str(error)) from error
+            raise _NotASpecError(str(error), is_unsure=error.status is not None) from error
         if config is None:
             raise _NotASpecError("its config is gone")
         return config
 
-    async def _read(self) -> _Stored | None:
-        """The index that is there; a broken one counts as none, since it is made anew from the tags."""
+    async def _read(self, known: _Stored | None) -> _Stored | None:
+        """The index that is there; a broken one counts as none, since it is made anew from the tags.
+
+        If it is still the one `known`, which we wrote, only the tag is asked for.
+        """
         stored = await self._destination.read_manifest(INDEX_TAG)
+        if stored is not None and known is not None and stored.digest == known.digest:
+            return known
         manifest = parse_manifest(stored) if stored else None
         if manifest is None or not manifest.layers:
             return None
@@ -149,12 +168,14 @@ class SpackIndex:
         except InputError:
             return _Stored(stored.digest, content, None)
 
-    async def _write(self, content: bytes) -> None:
+    async def _write(self, content: bytes) -> Digest:
         layer = Descriptor(OCI_LAYER_GZIP, Digest.of(content), len(content))
         config = Descriptor(OCI_CONFIG, Digest.of(_NO_CONFIG), len(_NO_CONFIG))
         await self._destination.push_blob(config, Memory(_NO_CONFIG), expected=True)
         await self._destination.push_blob(layer, Memory(content), expected=False)
-        await self._destination.push_manifest(INDEX_TAG, manifest_bytes(config, [layer], {}), OCI_MANIFEST)
+        manifest = manifest_bytes(config, [layer], {})
+        await self._destination.push_manifest(INDEX_TAG, manifest, OCI_MANIFEST)
+        return Digest.of(manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +186,11 @@ class _Stored:
 
 
 class _NotASpecError(Exception):
-    """A tag that looks like a spec's and holds none."""
+    """A tag that looks like a spec's and holds none; or, if `is_unsure`, the registry would not say."""
+
+    def __init__(self, reason: str, *, is_unsure: bool = False) -> None:
+        super().__init__(reason)
+        self.is_unsure = is_unsure
 
 
 def _together(one: Index | None, other: Index | None) -> Index | None:

@@ -88,6 +88,12 @@ def merge_indexes(one: Index, other: Index) -> Index:
     return Index(one.version, nodes, one.pushed | other.pushed)
 
 
+def part_of(index: Index, pushed: frozenset[str]) -> Index | None:
+    """What the index says of those specs that it lists; None if it lists none of them."""
+    listed = index.pushed & pushed
+    return _trimmed(index.version, index.nodes, listed) if listed else None
+
+
 def index_of(database: Database, pushed: Iterable[str]) -> Index:
     """The index of what was pushed from one store."""
     records = database.records
