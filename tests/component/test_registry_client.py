@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import pytest
 
@@ -14,6 +16,9 @@ from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import MIB, Profile
 from uploader.testing import DISTRIBUTION_2_8, ECR, AcceptThenReset, Answer, FakeRegistry, Fault, Hold, Quirks, Stall
+
+if TYPE_CHECKING:
+    from uploader.model.events import Event
 
 pytestmark = pytest.mark.asyncio
 
@@ -97,6 +102,20 @@ class TestReading:
             assert not await client.has_blob(described(b"other"))
             assert await client.read_blob(described(CONFIG)) == CONFIG
             assert await client.read_blob(described(b"other")) is None
+
+    @pytest.mark.parametrize("stored", [b"", CONFIG[:-1], CONFIG + b"more"])
+    async def test_a_blob_of_another_size_is_not_there(self, stored: bytes) -> None:
+        """A registry that lost its disk's last moments may keep the name of a blob and not its bytes."""
+        events: list[Event] = []
+        no_mount = Profile(self_mount=False)
+        async with FakeRegistry() as registry, a_client(registry, profile=no_mount, events=events) as client:
+            digest = str(Digest.of(CONFIG))
+            registry.repository(NAME).store(digest, stored, len(stored))
+            assert not await client.has_blob(described(CONFIG))
+            assert any(f"{len(stored)} bytes there instead of {len(CONFIG)}" in str(event) for event in events)
+            assert await push(client, CONFIG, expected=True) == "uploaded"
+            assert registry.repository(NAME).blobs[digest] == CONFIG
+            assert await client.has_blob(described(CONFIG))
 
     @pytest.mark.parametrize("content", [b"", b"x" * len(CONFIG), CONFIG + b"more"])
     async def test_a_blob_that_is_not_what_its_digest_says_is_refused(self, content: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urljoin
 
 from uploader.errors import RegistryError
-from uploader.oci.http import Answer, Body, Lost, Request, Response, Slice
+from uploader.oci.http import Answer, Body, Lost, Request, Response, Slice, has_size
 from uploader.oci.profile import MIB, Profile
 from uploader.oci.refusal import read_refusal, refusal_error
 
@@ -126,9 +126,9 @@ class BlobUpload:
 
     def _after_head(self, answer: Answer) -> Step:
         match answer:
-            case Response(status=200):
+            case Response(status=200) if has_size(answer, self._descriptor.size):
                 return self._end("present")
-            case Response(status=404):
+            case Response(status=200 | 404):
                 return self._open()
             case _:
                 raise self._error(answer)
@@ -181,9 +181,9 @@ class BlobUpload:
     def _after_unclear(self, answer: Answer) -> Step:
         """The HEAD after a PUT of unknown outcome."""
         match answer:
-            case Response(status=200):
+            case Response(status=200) if has_size(answer, self._descriptor.size):
                 return self._end("uploaded")
-            case Response(status=404):
+            case Response(status=200 | 404):
                 return self._again()
             case _:
                 raise self._error(answer)

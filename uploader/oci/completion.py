@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from uploader.errors import InputError
 from uploader.model.descriptor import Descriptor, Layer
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from uploader.model.outcome import Missing
     from uploader.model.package import PackageId
     from uploader.oci.manifest import Manifest
-
-_STEP: Final = "uploader"
-"""What `image_config` says of itself in the history of a base image that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +64,16 @@ def complete(manifest: Manifest, content: bytes, config: bytes, donors: Mapping[
     fill = {gap.id: donors[gap.id] for gap in gaps if fills(donors.get(gap.id), audited.platform)}
     if not fill:
         raise CannotComplete("nothing that it lacks is there")
-    base = _base_layers(manifest, document, audited.missing)
     named = [
         Layer(descriptor, Digest.parse(diff_id))
         for descriptor, diff_id in zip(manifest.layers, audited.diff_ids, strict=True)
     ]
-    layers = named[:base] + _in_order(named[base:], audited.missing, fill)
+    layers = _in_order(named, audited.missing, fill)
     return _image(manifest, document, layers, tuple(m for m in audited.missing if m.id not in fill), tuple(fill))
 
 
 def _in_order(named: Sequence[Layer], missing: Sequence[Missing], fill: Mapping[PackageId, Donor]) -> list[Layer]:
-    """The layers above the base image; each missing one has its place in the full order (rule 5)."""
+    """All layers; each missing one has its place in the full order (rule 5), which begins with the base image's."""
     places = {m.index: m.id for m in missing}
     full = len(named) + len(missing)
     if len(places) != len(missing) or not all(0 <= place < full - 1 for place in places):
@@ -121,29 +117,6 @@ def _image(
     return Completed(
         config, described, content, Descriptor(manifest.media_type, Digest.of(content), len(content)), added
     )
-
-
-def _base_layers(manifest: Manifest, document: Mapping[str, Any], missing: Sequence[Missing]) -> int:
-    """How many layers lie below the packages'.
-
-    A base image's history is extended by one step for each of our layers. Where there is no history, there is no base
-    image either, unless something else betrays one: then nobody can tell how many layers are its own.
-    """
-    history = document.get("history")
-    if isinstance(history, list) and history:
-        ours = 0
-        for step in reversed(history):
-            if not isinstance(step, dict) or step.get("created_by") != _STEP:
-                break
-            ours += 1
-        if not 1 <= ours <= len(manifest.layers):
-            raise CannotComplete("the history in its config does not tell its base image's layers: push it again")
-        return len(manifest.layers) - ours
-    settings = document.get("config")
-    plain = isinstance(settings, dict) and settings.keys() <= {"Env"} and not is_docker(manifest)
-    if not plain and len(manifest.layers) > 1 and missing:
-        raise CannotComplete("its base image has no history, so its layers cannot be told apart: push it again")
-    return 0
 
 
 def _parts(manifest: Manifest) -> tuple[Descriptor, tuple[Descriptor, ...], Mapping[str, str]]:

@@ -124,5 +124,11 @@ def error_codes(body: bytes) -> tuple[tuple[str, str], ...]:
     )
 
 
+def has_size(answer: Response, size: int) -> bool:
+    """Whether the answer to a HEAD of a blob agrees that it has `size` bytes; one that tells no size does."""
+    told = answer.header("content-length").strip()
+    return not told or told == str(size)
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""

@@ -16,7 +16,7 @@ from uploader.model.events import Note
 from uploader.model.outcome import Traffic
 from uploader.model.reference import Repository
 from uploader.oci.blob_upload import Ask, BlobUpload
-from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes
+from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes, has_size
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
 from uploader.oci.refusal import read_refusal, refusal_error
@@ -170,11 +170,17 @@ class RegistryClient:
                 raise refusal_error(request, answer, self._profile)
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
-        """HEAD."""
+        """HEAD. A blob of another size is not there, whatever its digest says: what is stored is not whole."""
         request = self._blob_request("HEAD", descriptor)
         match answer := await self._ask(request):
-            case Response(status=200):
+            case Response(status=200) if has_size(answer, descriptor.size):
                 return True
+            case Response(status=200):
+                told = answer.header("content-length")
+                self._pace.emit(
+                    Note(f"{request.subject}: it has {told} bytes there instead of {descriptor.size}: taken for absent")
+                )
+                return False
             case Response(status=404):
                 return False
             case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -44,7 +44,9 @@ class ImageMaker:
         """Raises SourceError where a format needs files that cannot be read."""
         base = self.bases.get(package.platform)
         image_format = base.format if base else OCI_FORMAT
-        labels = {ID_ANNOTATION: str(package.id), **missing_annotation(closure.missing)}
+        below = base.layers if base else ()
+        missing = [replace(m, index=len(below) + m.index) for m in closure.missing]  # rule 5 counts them too
+        labels = {ID_ANNOTATION: str(package.id), **missing_annotation(missing)}
         package_format = self.formats.get(package.id)
         more = None
         if package_format is not None:
@@ -57,7 +59,7 @@ class ImageMaker:
             labels=None if image_format.annotations else labels,
             more=more,
         )
-        layers = (*(base.layers if base else ()), *closure.layers)
+        layers = (*below, *closure.layers)
         described = _described(config, image_format.config)
         manifest = manifest_bytes(
             described,
