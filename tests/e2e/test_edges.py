@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tomllib
 from typing import TYPE_CHECKING
 
 import anyio
@@ -97,6 +98,22 @@ async def test_lists_and_flags_in_the_file_work(command: Command, tmp_path: Path
     (command.home / "c.toml").write_text(f'select = ["{first}"]\nonly = ["package"]\nstrict = true\n')
     assert (await command.push(graph, "oci-layout:cache", "--config", "c.toml")).status == 0
     assert command.report["totals"]["pushed"] == 1
+
+
+@pytest.mark.asyncio
+async def test_what_config_shows_is_a_configuration(command: Command) -> None:
+    (command.home / "c.toml").write_text('exclude = ["a\\"b", "ü"]\njobs = 7\n')
+    shown = await command.run("config", "show", "--config", "c.toml")
+    (command.home / "shown.toml").write_text(shown.stdout)
+    assert tomllib.loads(shown.stdout)["exclude"] == 'a"b,ü'
+    assert (await command.run("config", "check", "--config", "shown.toml")).status == 0
+
+
+@pytest.mark.asyncio
+async def test_a_list_of_nothing_but_commas_is_a_mistake(command: Command) -> None:
+    ended = await command.run("push", "graph.json", "--to", "oci-layout:cache", "--select", ",")
+    assert ended.status == 2
+    assert "names nothing" in ended.stderr
 
 
 @pytest.mark.asyncio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def config() -> None:
 @config.command(help="Print every setting, its value, and where that comes from. Passwords are never shown.")
 @_FILE
 def show(config: Path | None) -> None:
-    """Print `name = value  # origin`."""
+    """Print `name = value  # origin`, as TOML; what is not set is a comment."""
     settings = _settings()
     try:
         in_file = read_config(config, set(settings)) if config else {}
@@ -33,11 +34,13 @@ def show(config: Path | None) -> None:
         fail(error)
     for name, (variable, default) in sorted(settings.items()):
         if variable and variable in os.environ:
-            print(f"{name} = {os.environ[variable]!r}  # {variable}")
+            print(f"{name} = {_toml(os.environ[variable])}  # {variable}")
         elif name in in_file:
-            print(f"{name} = {in_file[name]!r}  # {config}")
+            print(f"{name} = {_toml(in_file[name])}  # {config}")
+        elif default is None:
+            print(f"# {name} is not set")
         else:
-            print(f"{name} = {default!r}  # default")
+            print(f"{name} = {_toml(default)}  # default")
     for variable in ("UPLOADER_USERNAME", "UPLOADER_PASSWORD", "UPLOADER_USERNAME_FILE", "UPLOADER_PASSWORD_FILE"):
         if variable in os.environ:
             print(f"# {variable} is set")
@@ -74,6 +77,11 @@ def _settings() -> dict[str, tuple[str | None, object]]:
             variable = parameter.envvar if isinstance(parameter.envvar, str) else None
             found[name] = (variable, _default(parameter))
     return found
+
+
+def _toml(value: object) -> str:
+    """A value of the kinds that settings have, as JSON writes it, which TOML reads the same."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
 
 
 def _default(option: click.Option) -> object:

@@ -109,11 +109,14 @@ class Commas(click.ParamType[tuple[str, ...]]):
 
     name = "LIST"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
-        """Split; empty words are passed over."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split; empty words are passed over, but not only commas."""
         if isinstance(value, tuple):
             return value
-        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+        words = tuple(word.strip() for word in str(value).split(",") if word.strip())
+        if value and not words:
+            self.fail(f"{value!r} names nothing", param, ctx)
+        return words
 
 
 class Size(click.ParamType[int]):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Take = Callable[[bytes | memoryview], object]
 
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_OUTPUT: Final = 128 * 1024  # more would be fresh memory, faulted in page by page, at each call
 _GZIP_PIECE: Final = 64 * 1024  # what follows the end of a member is copied: small, as some layers have many members
 # zstandard gives all that a piece decompresses to at once, and each byte of it may become 32 KiB.
@@ -79,6 +80,8 @@ class _Gzip:
                 data = data.lstrip(b"\0")
                 if not data:
                     return
+                if data[0] != _GZIP_MAGIC[0]:
+                    raise SourceError(f"{self._name!r} is not intact: its gzip stream is followed by something else")
                 self._member = _new_member()
             self._take(self._member.decompress(data, _GZIP_OUTPUT))
             while not (self._member.eof or self._member.needs_input):

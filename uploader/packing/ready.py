@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 256 * 1024
 _HEAD_BYTES: Final = 512  # a tar's first block
+_NOTHING: Final = Digest.of(b"")
 _SKIPPABLE = range(0x50, 0x60)  # zstd frames that hold no content begin with one of these
 
 
@@ -111,6 +112,8 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
     `check_diff_id`. Holds less than 4 MiB; to decompress zstd, the frame's window too (128 MiB at most) and at the
     very worst 64 MiB. Raises SourceError; Cancelled.
     """
+    if not file.size:
+        raise SourceError(f"{file.name!r} is empty: even a layer without files is a tar of 1,024 zeros")
     if blob.size not in {None, file.size}:
         raise SourceError(f"{file.name!r} has {file.size} bytes, expected {blob.size}: it is not the file meant")
     wants_diff_id = blob.diff_id is None or check_diff_id
@@ -132,6 +135,8 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
     diff_id = blob.diff_id
     if diff_id is None or check_diff_id:
         found = Digest(tar_hash.name, tar_hash.hexdigest())
+        if found == _NOTHING:
+            raise SourceError(f"{file.name!r} holds no tar: its {compression} stream is empty")
         diff_id = _verified(f"the tar in {file.name!r} has diff ID", blob.diff_id, found)
     media_type = blob.media_type or LAYER_TYPE[compression]
     return Layer(Descriptor(media_type, digest, file.size), diff_id)
@@ -154,7 +159,7 @@ def _sniff(file: FileBody) -> Compression:
         return "gzip"
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] in _SKIPPABLE):
         return "zstd"
-    if head[257:262] == b"ustar" or (len(head) in {0, _HEAD_BYTES} and not any(head)):
+    if head[257:262] == b"ustar" or (len(head) == _HEAD_BYTES and not any(head)):
         return "none"
     raise SourceError(
         f"{file.name!r} is neither a tar nor a tar compressed by gzip or zstd (it begins with {head[:4].hex(' ')}); "

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from uploader.errors import InputError
-from uploader.model.package import Package, PackageGraph, distinct_tags
+from uploader.model.package import Blob, Package, PackageGraph, Platform, Tree, distinct_tags
 from uploader.model.reference import with_short_hash
 from uploader.model.selection import default_roots
 
@@ -113,5 +113,16 @@ def _differ(one: Package, first: str, other: Package, second: str) -> str:
 
 
 def _cut(value: object, most: int = 120) -> str:
-    text = repr(dict(value)) if isinstance(value, Mapping) else repr(value)
+    match value:
+        case Tree():
+            files = "" if value.files is None else f" ({len(value.files)} files of it)"
+            text = f"the folder {str(value.root)!r} at {value.at!r}{files}"
+        case Blob():
+            text = f"the blob {str(value.path)!r} {value.digest or ''}".rstrip()
+        case Mapping():
+            text = repr(dict(value))
+        case Platform():
+            text = str(value)
+        case _:
+            text = repr(value)
     return text if len(text) <= most else f"{text[:most]}…"

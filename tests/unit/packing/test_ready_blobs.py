@@ -67,12 +67,10 @@ def measured(folder: Path, content: bytes, *, check_diff_id: bool = False, **kno
     ("content", "media_type", "tar"),
     [
         pytest.param(TAR, OCI_LAYER, TAR, id="tar"),
-        pytest.param(b"", OCI_LAYER, b"", id="empty"),
         pytest.param(bytes(10_240), OCI_LAYER, bytes(10_240), id="tar without entries"),
         pytest.param(TAR_GZ, OCI_LAYER_GZIP, TAR, id="gzip"),
         pytest.param(MEMBERS, OCI_LAYER_GZIP, TAR, id="gzip of many members"),
         pytest.param(TAR_GZ + bytes(100_000), OCI_LAYER_GZIP, TAR, id="gzip with padding"),
-        pytest.param(gzip.compress(b""), OCI_LAYER_GZIP, b"", id="gzip of nothing"),
         pytest.param(TAR_ZST, OCI_LAYER_ZSTD, TAR, id="zstd"),
         pytest.param(FRAMES, OCI_LAYER_ZSTD, TAR, id="zstd of many frames"),
     ],
@@ -80,6 +78,19 @@ def measured(folder: Path, content: bytes, *, check_diff_id: bool = False, **kno
 def test_what_is_not_known_is_found_out(tmp_path: Path, content: bytes, media_type: str, tar: bytes) -> None:
     expected = Layer(Descriptor(media_type, Digest.of(content), len(content)), Digest.of(tar))
     assert measured(tmp_path, content) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(gzip.compress(b""), "its gzip stream is empty", id="gzip of nothing"),
+        pytest.param(zstandard.compress(b""), "its zstd stream is empty", id="zstd of nothing"),
+    ],
+)
+def test_what_holds_no_tar_is_no_layer(tmp_path: Path, content: bytes, reason: str) -> None:
+    with pytest.raises(SourceError, match=reason):
+        measured(tmp_path, content)
 
 
 @pytest.mark.parametrize(

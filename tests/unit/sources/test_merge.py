@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uploader.errors import InputError
-from uploader.model.package import Blob, Package, PackageId
+from uploader.model.package import Blob, Package, PackageId, Tree
 from uploader.model.reference import Tag, with_short_hash
 from uploader.sources.base import Loaded
 from uploader.sources.merge import merge, settle_tags
@@ -48,6 +48,15 @@ def test_unequal_packages_are_refused_with_their_difference() -> None:
     assert str(caught.value) == (
         "package 'a' is not the same in one.json and in two.json: version is '1' and '2'; env is {} and {'A': 'b'}"
     )
+
+
+def test_unequal_contents_are_named_as_a_person_would() -> None:
+    one = replace(a_package("a"), content=Tree(Path("/store/a"), "/opt/a", ("x",)))
+    other = replace(a_package("a"), content=Blob(Path("a.tar")))
+    with pytest.raises(
+        InputError, match=r"content is the folder '/store/a' at '/opt/a' \(1 files of it\) and the blob"
+    ):
+        merge([Loaded("one.json", (one,)), Loaded("two.json", (other,))])
 
 
 def test_no_packages_at_all_are_refused() -> None:
