@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.oci.media_types import OCI_MANIFEST
-from uploader.testing import DISTRIBUTION_2_8, ECR, GOOGLE, FakeRegistry, Fault, Hold, Quirks, most_at_once
+from uploader.oci.profile import Profile, Quota, Throttling
+from uploader.testing import DISTRIBUTION_2_8, ECR, GOOGLE, FakeRegistry, Fault, Hold, Quirks, most_at_once, quirks_of
+from uploader.testing.clock import Clock
 from uploader.testing.fake.exchange import Intake, Reply, read_call
 from uploader.testing.fake.storage import Storage
 from uploader.testing.fake.uploads import Uploads
@@ -225,6 +227,66 @@ class TestQuirks:
             chunk = await client.patch(await client.open(), 0, b"hello")
             whole = await client.push_blob(b"hello")
         assert (chunk.status, whole.status) == (400, 201)
+
+    async def test_what_a_profile_forbids_is_on_record(self) -> None:
+        """Small limits, so that every rule can be broken with a few bytes."""
+        row = Profile(
+            self_mount=False, has_status=False, chunk_min=2, chunk_max=4, largest_body=6, chunk_status=201
+        )  # fmt: skip
+        async with a_registry(quirks_of(row)) as (registry, client):
+            await client.on("POST", f"blobs/uploads/?mount={HELLO}&from={client.repository}")
+            await client.ask("GET", await client.open())
+            await client.patch(await client.open(), 0, b"hello")
+            await client.push_blob(b"1234567")
+            short = await client.patch(await client.open(), 0, b"h")
+            await client.patch(short.headers["location"], 1, b"ello")
+            assert (await client.push_blob(b"hello")).status == 201
+        assert [one.forbidden for one in registry.forbidden] == [
+            "a mount from the repository itself",
+            "asking for an upload's status",
+            "a PATCH of more than 4 bytes",
+            "a body of more than 6 bytes",
+            "a chunk before was smaller than 2 bytes",
+        ]
+
+    @pytest.mark.parametrize(
+        ("throttling", "header", "text"),
+        [
+            (Throttling(seconds=2.0), "2", b"TOOMANYREQUESTS"),
+            (Throttling("date", seconds=2.0), "Thu, 01 Jan 1970 00:16:51 GMT", b"TOOMANYREQUESTS"),
+            (Throttling("text", "retry-after: {wait}, allowed"), None, b"retry-after: 500.000000ms, allowed"),
+            (Throttling("untold", "slow down", code=""), None, b"slow down"),
+        ],
+    )
+    async def test_each_says_in_its_own_way_that_a_quota_is_exceeded(
+        self, throttling: Throttling, header: str | None, text: bytes
+    ) -> None:
+        clock = Clock(1000.0)
+        row = Profile(quotas=(Quota(frozenset({"open"}), 2, 10.0),), throttling=throttling)
+        async with a_registry(quirks_of(row), clock=clock.time) as (registry, client):
+            await client.open()
+            clock.now += 9.5
+            await client.open()
+            refused = await client.on("POST", "blobs/uploads/")
+            assert (await client.on("GET", "tags/list")).status == 404, "another kind of request"
+            clock.now += 0.5
+            await client.open()
+        assert (refused.status, refused.headers.get("retry-after")) == (429, header)
+        assert text in refused.body
+        assert [one.forbidden for one in registry.forbidden] == ["more than 2 requests (open) in 10 s"]
+
+    async def test_what_was_just_written_is_not_everywhere_at_once(self) -> None:
+        clock = Clock()
+        async with a_registry(quirks_of(Profile(blob_lag=2.0, tag_lag=3.0)), clock=clock.time) as (_, client):
+            content = await client.push_tag("one")
+            early = await client.push_manifest("one", content)
+            clock.now += 2.0
+            await client.push_manifest("one", content)
+            unseen = await client.on("HEAD", "manifests/one", accept=OCI_MANIFEST)
+            clock.now += 3.0
+            seen = await client.on("HEAD", "manifests/one", accept=OCI_MANIFEST)
+        assert (early.status, early.codes) == (404, ["BLOB_UNKNOWN"])
+        assert (unseen.status, seen.status) == (404, 200)
 
     @pytest.mark.parametrize(("rule", "same", "other"), [("other-digest", 201, 400), ("any-digest", 400, 400)])
     async def test_immutable_tags(self, rule: Any, same: int, other: int) -> None:

@@ -18,7 +18,6 @@ from urllib.parse import quote, urljoin
 
 from uploader.errors import RegistryError
 from uploader.oci.http import Answer, Body, Lost, Request, Response, Slice, has_size
-from uploader.oci.profile import MIB, Profile
 from uploader.oci.refusal import read_refusal, refusal_error
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
+    from uploader.oci.profile import Profile
 
 TRIES: Final = 5
-_SMALLER_CHUNKS: Final = (32 * MIB, 4 * MIB, MIB)  # 1 MiB is nginx's own limit, where nobody has raised it
 _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 Ask = Literal["head", "mount", "nothing"]
@@ -36,7 +35,11 @@ Step = Request | Literal["uploaded", "mounted", "present"]
 
 
 class BlobUpload:
-    """One blob on its way. Mutable: the session's URL, the offset confirmed and the furthest, the tries, the state."""
+    """One blob on its way. Mutable: the session's URL, the offset confirmed and the furthest, the tries, the state.
+
+    `mount_refused`, `shrunk_to` and `least_piece` are what was learnt of the registry: that it does not mount from the
+    repository itself, the largest piece that is left after 413 and 416, and the smallest that it says it takes.
+    """
 
     def __init__(
         self, repository: str, descriptor: Descriptor, body: Body, *, profile: Profile, ask: Ask, where: str
@@ -51,12 +54,14 @@ class BlobUpload:
         self._session = ""
         self._offset = self._furthest = 0
         self._fruitless = 1
-        self._chunk_bytes = profile.chunk_bytes
+        self._chunk_bytes = profile.piece_bytes(descriptor.size)
         self._expect: Callable[[Answer], Step] = self._after_head
         self._request: Request | None = None
         self._trouble: tuple[Request, Answer] | None = None
         self.tries = 1
         self.mount_refused = False
+        self.shrunk_to: int | None = None
+        self.least_piece: int | None = None
 
     def begin(self) -> Request:
         """The first request."""
@@ -159,6 +164,7 @@ class BlobUpload:
         if not self._session:
             raise RegistryError(f"{self._subject}: the registry opened an upload without saying where (no Location)")
         if smallest := _whole_number(answer.header("oci-chunk-min-length")):
+            self.least_piece = smallest
             self._chunk_bytes = max(self._chunk_bytes, smallest) if self._chunk_bytes else None
         return self._next_piece()
 
@@ -260,9 +266,9 @@ class BlobUpload:
 
     def _shrink(self) -> bool:
         """Take smaller chunks after 413 or 416; False when there are none."""
-        current = self._chunk_bytes or self._descriptor.size
-        smaller = next((size for size in _SMALLER_CHUNKS if size < current), None)
-        self._chunk_bytes = smaller or self._chunk_bytes
+        smaller = self._profile.smaller_piece(self._chunk_bytes or self._descriptor.size)
+        if smaller is not None:
+            self._chunk_bytes = self.shrunk_to = smaller
         return smaller is not None
 
     def _move(self, answer: Response) -> None:

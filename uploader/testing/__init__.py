@@ -10,7 +10,7 @@ from __future__ import annotations
 from uploader.testing.fake.exchange import Kind
 from uploader.testing.fake.gate import Anonymous, Auth, Basic, Bearer, Grant
 from uploader.testing.fake.log import Recorded, most_at_once
-from uploader.testing.fake.quirks import DISTRIBUTION_2_8, ECR, GHCR, GOOGLE, SPEC, Quirks
+from uploader.testing.fake.quirks import DISTRIBUTION_2_8, ECR, GHCR, GOOGLE, SPEC, Quirks, quirks_of
 from uploader.testing.fake.storage import StoredRepository
 from uploader.testing.faults import (
     AcceptThenReset,
@@ -64,5 +64,6 @@ __all__ = [
     "Unauthorized",
     "docker_registry",
     "most_at_once",
+    "quirks_of",
     "write_graph",
 ]

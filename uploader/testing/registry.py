@@ -15,7 +15,7 @@ from uploader.testing.fake.decisions import Decisions
 from uploader.testing.fake.gate import Anonymous, Auth, Gate
 from uploader.testing.fake.limits import Limits
 from uploader.testing.fake.log import Recorded, RequestLog
-from uploader.testing.fake.quirks import SPEC, Quirks
+from uploader.testing.fake.quirks import SPEC, Quirks, quirks_of
 from uploader.testing.fake.server import Server
 from uploader.testing.fake.storage import Storage, StoredRepository
 from uploader.testing.fake.tls import make_certificates
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from uploader.oci.profile import Profile
     from uploader.testing.fake.exchange import Kind
 
 _SHUTDOWN_SECONDS: Final = 0.01
@@ -40,15 +41,20 @@ class FakeRegistry:
             ...  # talk to registry.host, then look at registry.repository("a/b") and registry.requests
 
     `host` is `127.0.0.1:PORT`; `ca_file`, with `tls=True`, is the authority that vouches for it.
-    It reads the distribution-spec strictly; `quirks` make it like a given registry, `faults` let it fail.
+    It reads the distribution-spec strictly; `profile`, a row of `oci/profile.py`, makes it like that registry (with
+    `repositories` where it makes none by itself), `quirks` change single habits, `faults` let it fail. What a client
+    that knows the profile would not have sent is in `forbidden`.
     The same `seed` gives the same chances, upload ids and tokens. `clock` (in seconds) is for the ends of
-    tokens and the limit of requests per second. `keep_blobs=False` keeps only the sizes of large blobs.
+    tokens, for quotas, and for what is visible only after a while. `keep_blobs=False` keeps only the sizes of large
+    blobs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a registry may differ in
         self,
         *,
-        quirks: Quirks = SPEC,
+        profile: Profile | None = None,
+        repositories: Iterable[str] = (),
+        quirks: Quirks | None = None,
         faults: Iterable[Fault] = (),
         auth: Auth | None = None,
         seed: int = 0,
@@ -59,7 +65,9 @@ class FakeRegistry:
         self.host = ""
         self.ca_file: Path | None = None
         self._tls = tls
-        self._storage = Storage()
+        if quirks is None:
+            quirks = quirks_of(profile, repositories) if profile else SPEC
+        self._storage = Storage(clock)
         self._log = RequestLog()
         self._faults = Faults(faults, Random(f"chances {seed}"))
         ids = Random(f"ids {seed}")
@@ -104,6 +112,11 @@ class FakeRegistry:
     def requests(self) -> list[Recorded]:
         """All requests so far, in the order in which they began."""
         return list(self._log.requests)
+
+    @property
+    def forbidden(self) -> list[Recorded]:
+        """Those that a client would not have sent that knows what this registry takes; each says why."""
+        return [request for request in self._log.requests if request.forbidden]
 
     def requests_of(self, *kinds: Kind) -> list[Recorded]:
         """Those of some kinds."""

@@ -93,12 +93,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; header names are lower case. `cut`: the connection breaks in the middle of the body."""
+    """An answer; header names are lower case. `cut`: the connection breaks in the middle of the body.
+
+    `forbidden`: why a client that knows this registry would not have asked.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     body: bytes = b""
     cut: bool = False
+    forbidden: str = ""
 
     def with_headers(self, **headers: str) -> Reply:
         """The same answer with more headers; `_` in a name stands for `-`."""

@@ -18,6 +18,7 @@ class Recorded:
     """One request: `started` and `ended` are places in one common order of beginnings and ends.
 
     `ended` is None while it runs; `status` is None as long as no answer went out (or ever, if none did).
+    `forbidden`: why a client that knows the registry's profile would not have sent it; empty for most.
     """
 
     kind: Kind
@@ -31,6 +32,7 @@ class Recorded:
     ended: int | None = None
     status: int | None = None
     body_bytes: int = 0
+    forbidden: str = ""
 
 
 class RequestLog:
@@ -56,9 +58,10 @@ class RequestLog:
         self.requests.append(recorded)
         return len(self.requests) - 1
 
-    def end(self, place: int, status: int | None, body_bytes: int) -> None:
+    def end(self, place: int, status: int | None, body_bytes: int, forbidden: str = "") -> None:
         """Note its end."""
-        ended = replace(self.requests[place], ended=self._next(), status=status, body_bytes=body_bytes)
+        request = self.requests[place]
+        ended = replace(request, ended=self._next(), status=status, body_bytes=body_bytes, forbidden=forbidden)
         self.requests[place] = ended
 
     def notice(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -45,8 +46,8 @@ class Manifests:
         if known is not None and call.repository not in known:
             return error(404, "NAME_UNKNOWN", f"repository {call.repository} does not exist")
         if (call.length or 0) > self._quirks.manifest_limit:
-            limit = self._quirks.manifest_limit
-            return error(413, "SIZE_INVALID", f"a manifest has at most {limit} bytes here")
+            refusal = f"a manifest has at most {self._quirks.manifest_limit} bytes here"
+            return replace(error(413, "SIZE_INVALID", refusal), forbidden=refusal)
         content = bytearray()
         return Intake(content.extend, partial(self._take, call, content), content.clear)
 
@@ -94,6 +95,8 @@ class Manifests:
             return refusal
         tags = [call.reference] if ":" not in call.reference else []
         further = call.every("tag") if self._quirks.many_tags and not tags else ()
+        for tag in {*tags, *further} - repository.tags.keys():
+            self._storage.delay(call.repository, tag, self._quirks.tag_lag)
         repository.add_manifest(content, *tags, *further, media_type=call.headers["content-type"])
         reply = Reply(201, {"location": f"/v2/{call.repository}/manifests/{digest}"})
         if further:
@@ -137,6 +140,8 @@ class Manifests:
             return None if self._storage.find_manifest(call.repository, digest) else missing
         if not self._storage.has_blob(call.repository, digest):
             return missing
+        if not self._storage.has_settled(call.repository, digest):
+            return error(status, "BLOB_UNKNOWN", f"no blob {digest} in {call.repository} yet")
         actual = repository.size_of(digest)
         if actual != size:
             return error(400, "MANIFEST_INVALID", f"{digest} has {actual} bytes, the manifest says {size}")

@@ -1,11 +1,22 @@
-"""What registries do differently, as values: the defaults are the distribution-spec read strictly."""
+"""What registries do differently, as values: the defaults are the distribution-spec read strictly.
+
+`quirks_of` takes them from a row of the client's own table (`oci/profile.py`), so that what the client believes of a
+registry is what its tests meet. Beside that stand looks that no client should care about.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-MIB: Final = 1024 * 1024
+from uploader.oci import profile as rows
+from uploader.oci.profile import EVERY_REQUEST, MIB, Quota, Throttling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from uploader.oci.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +32,10 @@ class Quirks:
     mount: Literal["from", "anywhere", "never", "after-manifest"] = "from"
     """Which blobs can be mounted: `after-manifest` (ECR) only those that a manifest there names."""
     mount_without_from: Literal["session", "find", "refuse"] = "session"
+    mount_refusal: int = 202
+    """The answer where another repository's blob is not mounted; 202 opens an upload instead."""
+    self_mount: bool = True
+    """Off: to ask for a mount from the repository itself is of no use, and on record as forbidden."""
 
     patches: int | None = None
     """How many PATCH requests an upload takes; 0 = chunked uploads are refused (Google), None = any."""
@@ -59,36 +74,78 @@ class Quirks:
     """Only these can be pushed to (ECR); None = a push creates its repository."""
 
     requests_per_second: int | None = None
-    """Beyond it: 429 with Retry-After."""
+    """Beyond it: 429 with Retry-After. One more quota, for short."""
+    quotas: tuple[Quota, ...] = ()
+    throttling: Throttling = field(default_factory=Throttling)
+    blob_lag: float = 0.0
+    """For so many seconds, a manifest may not name a blob that was just taken."""
+    tag_lag: float = 0.0
+    """For so many seconds, a new tag is not found."""
     latency_seconds: float = 0.0
+
+    @property
+    def all_quotas(self) -> tuple[Quota, ...]:
+        """The quotas, with that on requests of every kind."""
+        rate = self.requests_per_second
+        return (*self.quotas, *([Quota(EVERY_REQUEST, rate)] if rate is not None else []))
 
 
 SPEC: Final = Quirks()
 
-DISTRIBUTION_2_8: Final = Quirks(
-    absolute_location=True,
-    location_state=True,
-    checks_content_range=False,
-    broken_body="session-lost",
-    status_at_old_location=False,
-    missing_blob_status=400,
-    many_tags=False,
-    delete_tags=False,
-    paged_tags=False,
+_OLD_DISTRIBUTION: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "absolute_location": True,
+        "location_state": True,
+        "checks_content_range": False,
+        "status_at_old_location": False,
+        "missing_blob_status": 400,
+        "many_tags": False,
+        "delete_tags": False,
+        "paged_tags": False,
+    }
 )
+_LOOKS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "distribution-2.8": _OLD_DISTRIBUTION,
+        "harbor": _OLD_DISTRIBUTION,
+        "distribution-3": {"absolute_location": True, "location_state": True, "many_tags": False},
+        "gitlab": {"absolute_location": True, "location_state": True, "many_tags": False},
+        "ecr": {"absolute_location": True},
+        "quay": {"mount_without_from": "refuse"},
+    }
+)
+
+
+def quirks_of(profile: Profile, repositories: Iterable[str] = ()) -> Quirks:
+    """What the row says, as the registry does it; `repositories` are those that exist where a push makes none."""
+    quirks = Quirks(
+        mount=profile.mount,
+        mount_refusal=profile.mount_refusal,
+        self_mount=profile.self_mount,
+        patches=None if profile.chunks else 0,
+        patch_status=profile.chunk_status,
+        chunk_limit=profile.chunk_max,
+        chunk_min=profile.chunk_min,
+        range_header=profile.range_header,
+        has_status=profile.has_status,
+        broken_body=profile.broken_body,
+        body_limit=profile.largest_body,
+        immutable_tags=profile.immutable_tags,
+        repositories=None if profile.creates_repositories else frozenset(repositories),
+        quotas=profile.quotas,
+        throttling=profile.throttling,
+        blob_lag=profile.blob_lag,
+        tag_lag=profile.tag_lag,
+    )
+    return replace(quirks, **_LOOKS.get(profile.name, {}))
+
+
+DISTRIBUTION_2_8: Final = quirks_of(rows.DISTRIBUTION_2_8)
 """As Debian's docker-registry answers; the contract suite holds the two side by side."""
 
-GHCR: Final = Quirks(chunk_limit=4 * MIB)
+GHCR: Final = quirks_of(rows.GHCR)
 
-ECR: Final = Quirks(
-    absolute_location=True,
-    mount="after-manifest",
-    patch_status=201,
-    chunk_min=5 * MIB,
-    range_header="first-chunk",
-    immutable_tags="any-digest",
-    repositories=frozenset(),
-)
+ECR: Final = quirks_of(rows.ECR)
 """Amazon's, with immutable tags on; name the repositories that exist with `dataclasses.replace`."""
 
-GOOGLE: Final = Quirks(patches=0)
+GOOGLE: Final = quirks_of(rows.GOOGLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
@@ -112,7 +113,8 @@ class Server:
         try:
             reply = await self._answer(call, body)
         finally:
-            self._log.end(place, reply.status if reply else None, body.received)
+            status, forbidden = (reply.status, reply.forbidden) if reply else (None, "")
+            self._log.end(place, status, body.received, forbidden)
         if reply is None:
             _break(transport)
             await anyio.sleep_forever()  # until aiohttp sees the loss of the connection and cancels us
@@ -173,7 +175,7 @@ class Server:
                 lie = f"sha256:{hashlib.sha256(b'a lie').hexdigest()}"
                 return reply.with_headers(docker_content_digest=lie)
             case Truncate():
-                return Reply(reply.status, reply.headers, reply.body, cut=True)
+                return replace(reply, cut=True)
             case Late(requests):
                 written = {call.reference, reply.headers.get("docker-content-digest", call.reference)}
                 self._decisions.storage.hide(call.repository, written, requests)

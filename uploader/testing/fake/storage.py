@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uploader.model.digest import Digest
 from uploader.oci.media_types import OCI_MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ALWAYS_KEPT_BYTES: Final = 64 * 1024
 """Content up to this size (a config) is kept even by a registry that keeps no blobs."""
@@ -72,6 +76,8 @@ class StoredRepository:
     sessions: dict[str, Session] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     hidden_until: dict[str, int] = field(default_factory=dict)
+    settled_at: dict[str, float] = field(default_factory=dict)
+    """From when on a blob may be named by a manifest, and a tag be found."""
     had_manifest: bool = False
 
     def add_blob(self, content: bytes) -> str:
@@ -111,11 +117,12 @@ class StoredRepository:
 
 
 class Storage:
-    """All repositories, and a count of requests: the clock by which late content becomes visible."""
+    """All repositories, and by what late content becomes visible: a count of requests, and a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.repositories: dict[str, StoredRepository] = {}
         self.requests_seen = 0
+        self._clock = clock
 
     def repository(self, name: str) -> StoredRepository:
         """The repository of that name; an empty one if there was none."""
@@ -126,6 +133,15 @@ class Storage:
         until = self.requests_seen + requests
         self.repository(repository).hidden_until.update(dict.fromkeys(references, until))
 
+    def delay(self, repository: str, reference: str, seconds: float) -> None:
+        """Let a blob be named by manifests, or a tag be found, only after that."""
+        if seconds:
+            self.repository(repository).settled_at[reference] = self._clock() + seconds
+
+    def has_settled(self, repository: str, reference: str) -> bool:
+        """Whether manifests may name the blob, or the tag can be found."""
+        return self.repository(repository).settled_at.get(reference, self._clock()) <= self._clock()
+
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the blob is there for a reader."""
         held = self.repository(repository)
@@ -135,7 +151,11 @@ class Storage:
         """The digest of the manifest that the tag or digest names, for a reader."""
         held = self.repository(repository)
         digest = held.tags.get(reference, reference)
-        if digest in held.manifests and self._is_visible(held, reference, digest):
+        if (
+            digest in held.manifests
+            and self._is_visible(held, reference, digest)
+            and self.has_settled(repository, reference)
+        ):
             return digest
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -49,10 +50,15 @@ class Uploads:
         if source is None and self._quirks.mount_without_from == "refuse":
             return error(400, "UNSUPPORTED", "mount needs a repository to mount from")
         content = self._mountable(call.reference, source)
-        if content is None:
-            return self.open(call)
-        self._storage.repository(call.repository).store(call.reference, *content)
-        return self._created(call)
+        forbidden = "" if source != call.repository or self._quirks.self_mount else "a mount from the repository itself"
+        if content is not None:
+            self._storage.repository(call.repository).store(call.reference, *content)
+            return replace(self._created(call), forbidden=forbidden)
+        if self._quirks.mount_refusal != 202 and source != call.repository:
+            return error(self._quirks.mount_refusal, "DENIED", f"no mount from {source}")
+        reply = self.open(call)
+        assert isinstance(reply, Reply), "only a POST with the whole blob has a body"
+        return replace(reply, forbidden=forbidden)
 
     def patch(self, call: Call) -> Decision:
         """PATCH: the next chunk."""
@@ -81,7 +87,9 @@ class Uploads:
     def status(self, call: Call) -> Decision:
         """GET: how far the upload is; asked at any location that was handed out."""
         session = self._find(call)
-        if session is None or not self._quirks.has_status:
+        if not self._quirks.has_status:
+            return replace(self._unknown(call), forbidden="asking for an upload's status")
+        if session is None:
             return self._unknown(call)
         return self._progress(call, session, 204, location=self._location(call, session))
 
@@ -123,17 +131,20 @@ class Uploads:
     def _refuses_patch(self, call: Call, session: Session) -> Reply | None:
         limit = self._quirks.patches
         if limit is not None and session.patches >= limit:
-            return error(400, "UNSUPPORTED", f"an upload takes {limit} PATCH requests here")
+            refusal = f"an upload takes {limit} PATCH requests here"
+            return replace(error(400, "UNSUPPORTED", refusal), forbidden=refusal)
         if call.length is None:
             return error(411, "SIZE_INVALID", "a chunk needs a Content-Length")
         if self._quirks.chunk_limit is not None and call.length > self._quirks.chunk_limit:
-            return error(416, "BLOB_UPLOAD_INVALID", "request body is too large")
+            forbidden = f"a PATCH of more than {self._quirks.chunk_limit} bytes"
+            return replace(error(416, "BLOB_UPLOAD_INVALID", "request body is too large"), forbidden=forbidden)
         return self._refuses_after_short_chunk(session)
 
     def _refuses_after_short_chunk(self, session: Session) -> Reply | None:
         if not session.had_short_chunk:
             return None
-        return error(400, "SIZE_INVALID", f"a chunk before was smaller than {self._quirks.chunk_min} bytes")
+        refusal = f"a chunk before was smaller than {self._quirks.chunk_min} bytes"
+        return replace(error(400, "SIZE_INVALID", refusal), forbidden=refusal)
 
     def _refuses_range(self, call: Call, session: Session) -> Reply | None:
         if not self._quirks.checks_content_range:
@@ -163,6 +174,8 @@ class Uploads:
         if session.digest() != call.reference:
             return error(400, "DIGEST_INVALID", f"the content has the digest {session.digest()}")
         repository = self._storage.repository(call.repository)
+        if call.reference not in repository.blobs:
+            self._storage.delay(call.repository, call.reference, self._quirks.blob_lag)
         repository.store(call.reference, session.content(), session.size)
         return self._created(call)
 
