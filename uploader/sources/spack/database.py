@@ -101,6 +101,7 @@ def _record(key: str, entry: object) -> Record:
         entry = cast("dict[str, Any]", entry)
         spec = entry["spec"]
         path = entry.get("path")
+        _check_node(key, spec)
         return Record(
             hash=key,
             name=_text(spec["name"]),
@@ -117,6 +118,18 @@ def _record(key: str, entry: object) -> Record:
             f"the entry {key[:40]!r} is not one of an installed spec ({type(error).__name__}: {error}); "
             "`spack reindex` makes the database anew"
         ) from error
+
+
+def _check_node(key: str, spec: Mapping[str, Any]) -> None:
+    """What an index is made of, and what is printed of a spec, must be of the kinds that Spack writes."""
+    if spec.get("hash", key) != key:
+        raise ValueError(f"its spec has the hash {str(spec['hash'])[:40]!r}")
+    for name in ("arch", "compiler", "parameters"):
+        if not isinstance(spec.get(name) or {}, dict):
+            raise ValueError(f"{name} is {str(spec[name])[:40]!r}")  # noqa: TRY004 (all are told alike)
+    if compiler := spec.get("compiler"):
+        _text(compiler["name"])
+        _text(compiler["version"])
 
 
 def edge_of(dependency: Mapping[str, Any]) -> Edge:

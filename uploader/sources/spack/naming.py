@@ -84,7 +84,9 @@ def _version(version: str) -> str:
 
 def _flags(parameters: Mapping[str, Any], plain: re.Pattern[str]) -> str:
     """` cflags=-O2 `: where there are any, a space follows."""
-    given = [f" {key}={_quoted(' '.join(parameters[key]), plain)}" for key in sorted(_FLAGS) if parameters.get(key)]
+    given = [
+        f" {key}={_quoted(' '.join(_words(parameters[key])), plain)}" for key in sorted(_FLAGS) if parameters.get(key)
+    ]
     return "".join(given) + " " if given else ""
 
 
@@ -96,11 +98,15 @@ def _variants(parameters: Mapping[str, Any], plain: re.Pattern[str], *, of_lists
         if str(value).upper() in {"TRUE", "FALSE"}:
             switches.append(f"{'+' if str(value).upper() == 'TRUE' else '~'}{key}")
         elif isinstance(value, list):
-            words = [str(word)[:7] if key == "patches" else str(word) for word in value]
+            words = [word[:7] if key == "patches" else word for word in _words(value)]
             others.append(f" {key}{of_lists}{_quoted(','.join(words) or _EMPTY[of_lists], plain)}")
         else:
             others.append(f" {key}={_quoted(str(value), plain)}")
     return "".join(switches + others)
+
+
+def _words(value: object) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
 
 
 _EMPTY: Final[Mapping[str, str]] = MappingProxyType({"=": "", ":=": "*"})

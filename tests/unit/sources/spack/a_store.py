@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import strategies as st
+
 from uploader.sources.spack.database import Database, parse_database
 
 if TYPE_CHECKING:
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
 RECORDED = "/opt/store"
 META = {"7": 4, "8": 5}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.text(max_size=3) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+"""Values that JSON can hold."""
 
 
 def a_hash(name: str) -> str:

@@ -5,19 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.unit.sources.spack.a_store import AStore, a_hash
+from tests.unit.sources.spack.a_store import ANYTHING, AStore, a_hash
 from uploader.errors import InputError
 from uploader.sources.spack.database import Edge, parse_database, read_database
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.text(max_size=3) | st.integers(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-)
 
 
 def test_a_record_says_what_is_installed() -> None:
@@ -79,6 +73,11 @@ def broken(**changes: Any) -> bytes:
         broken(dependencies=[{"name": "b"}]),
         broken(dependencies=[{"name": "b", "hash": "h", "parameters": {}}]),
         broken(dependencies="b"),
+        broken(hash="another"),
+        broken(arch="x86_64"),
+        broken(parameters=[1]),
+        broken(compiler={"name": "gcc"}),
+        broken(compiler={"name": "gcc", "version": 12}),
         b'{"database": {"version": "7", "installs": {"a": 1}}}',
     ],
 )

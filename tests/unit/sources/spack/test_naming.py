@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.sources.spack.a_store import AStore, a_hash
+from tests.unit.sources.spack.a_store import ANYTHING, AStore, a_hash
+from uploader.errors import InputError
 from uploader.sources.spack.naming import description, platform, spack_tag
+
+WORDS = st.sampled_from(["target", "name", "vendor", "version", "cflags", "patches", "x"])
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,15 @@ def test_the_platform_is_of_the_family_of_the_target(target: object, architectur
     store.installs[a_hash("a")]["spec"]["arch"]["target"] = target
     (record,) = store.database().records.values()
     assert str(platform(record)) == f"linux/{architecture}"
+
+
+@given(st.sampled_from(["arch", "compiler", "parameters", "external"]), ANYTHING | st.dictionaries(WORDS, ANYTHING))
+def test_whatever_a_spec_says_of_itself_it_is_refused_or_described(key: str, value: object) -> None:
+    store = AStore().add("a")
+    store.installs[a_hash("a")]["spec"][key] = value
+    try:
+        record = store.database().records[a_hash("a")]
+    except InputError:
+        return
+    assert description(record, "7").startswith("a@=1.0")
+    assert platform(record).os == "linux"

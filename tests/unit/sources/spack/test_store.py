@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -197,6 +198,13 @@ def test_the_library_tells_apart_what_makes_other_bytes(tmp_path: Path) -> None:
     store.version = "8"
     libraries.add(load(store.write(tmp_path / "two"), spack_root="/s").formats[key].library)
     assert len(libraries) == 3
+
+
+@pytest.mark.parametrize(("needs", "is_refused"), [("b:link", True), ("b:build", False), ("a:link", False)])
+def test_a_circle_at_run_time_is_refused_and_others_do_no_harm(tmp_path: Path, needs: str, is_refused: bool) -> None:
+    loaded = load(AStore().add("a", needs, explicit=True).add("b", "a:link").write(tmp_path))
+    with pytest.raises(InputError, match="run in a circle: a2") if is_refused else nullcontext():
+        merge([loaded])
 
 
 def test_names_select_packages_of_a_store(tmp_path: Path) -> None:
