@@ -9,7 +9,8 @@ Every write is a transaction of its own, measured at 15 to 35 microseconds (writ
 killed process loses nothing, a power cut the last moments. All calls come from one thread and do not wait, save for
 another process's writing: a second at most, and then no more. Processes may share the file, machines may not: the log
 needs shared memory, so it must not lie on a network file system. What is not used for 90 days is dropped when the
-record is opened. It holds no secrets.
+record is opened. The sessions of uploads may hold secrets: they are kept for a day, and only in a file that nobody
+else may read.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _COARSEST_TICK_NS: Final = 2_000_000_000  # FAT counts in 2 s
 _DAY_SECONDS: Final = 24 * 3600
 _KEEP_DAYS: Final = 90
 _TOUCH_DAYS: Final = 7  # a use is noted at most this often
+_SESSION_SECONDS: Final = 24 * 3600
+"""No registry says how long it keeps an open upload; those that are known do so for a day and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ _TREES: Final = _Table("trees", ("root", "at", "codec", "level", "library"), ("f
 _BLOBS: Final = _Table("blobs", ("repository", "digest"))
 _MANIFESTS: Final = _Table("manifests", ("repository", "tag"), ("digest", "layer"))
 _FACTS: Final = _Table("facts", ("host", "name"), ("json",))
-_TABLES: Final = (_FILES, _TREES, _BLOBS, _MANIFESTS, _FACTS)
+_SESSIONS: Final = _Table("sessions", ("repository", "digest"), ("url", "seconds"))
+_TABLES: Final = (_FILES, _TREES, _BLOBS, _MANIFESTS, _FACTS, _SESSIONS)
 
 
 class _UnknownSchemaError(Exception):
@@ -244,6 +248,32 @@ class Record:
             for table in (_BLOBS, _MANIFESTS)
         )
 
+    @property
+    def lock_folder(self) -> Path | None:
+        """Where the locks on sessions lie; None where none are kept, as in a file that others may read."""
+        if self._path is None or self._database is None:
+            return None
+        try:
+            private = not self._path.stat().st_mode & 0o077
+        except OSError:  # somebody removed it
+            return None
+        return self._path.with_name(f"{self._path.name}-uploads") if private else None
+
+    def session(self, repository: str, digest: Digest) -> str:
+        """The URL of the upload of that blob which was not ended; empty where there is none, or an old one."""
+        match self._get(_SESSIONS, repository, str(digest)):
+            case [str(url), int(seconds)] if 0 <= self._clock() - seconds < _SESSION_SECONDS:
+                return url
+        return ""
+
+    def remember_session(self, repository: str, digest: Digest, url: str) -> None:
+        """Keep where the upload of that blob can be continued."""
+        self._put(_SESSIONS, repository, str(digest), values=(url, int(self._clock())))
+
+    def forget_session(self, repository: str, digest: Digest) -> None:
+        """There is nothing to be continued."""
+        self._change([(_SESSIONS.forget, (_key(repository), _key(str(digest))))])
+
     def fact(self, host: str, name: str) -> Json:
         """What was learnt of a host; None when nothing was."""
         match self._get(_FACTS, host, name):
@@ -302,6 +332,7 @@ class Record:
             return
         if self.fact("", "pruned") != self._today:
             self._change((table.prune, (self._today - _KEEP_DAYS,)) for table in _TABLES)
+            self._change([(_SESSIONS.prune, (self._today - 1,))])
             self.remember_fact("", "pruned", self._today)
 
     def _give_up(self, error: Exception) -> None:
@@ -367,14 +398,14 @@ def _prepare(database: sqlite3.Connection) -> None:
         for question in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
     )
     if (application, version, tables) == (0, 0, 0):
-        for table in _TABLES:
-            database.execute(table.create)
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {_SCHEMA}")
     elif application != _APPLICATION_ID:
         raise _UnknownSchemaError("it is another program's database")
     elif version != _SCHEMA:
         raise _UnknownSchemaError(f"it has schema {version}, and this version of uploader knows schema {_SCHEMA}")
+    for table in _TABLES:  # one that was added since the file was made harms no older version
+        database.execute(table.create)
     database.execute("COMMIT")
     with suppress(sqlite3.OperationalError):  # another process is at it: then this one does without the log
         database.execute("PRAGMA journal_mode = WAL")

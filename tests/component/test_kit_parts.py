@@ -9,14 +9,20 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import anyio
 import pytest
+from anyio.abc import SocketAttribute
 
-from uploader.testing import PartFailedError, PartMissing, docker_registry, write_graph
+from uploader.testing import BreakingProxy, FakeRegistry, PartFailedError, PartMissing, docker_registry, write_graph
 from uploader.testing.parts import find_program, running
+
+if TYPE_CHECKING:
+    from anyio.abc import SocketStream
 
 
 def test_missing_program_is_named() -> None:
@@ -95,3 +101,57 @@ def _only_size(blob: Path) -> int:
     with tarfile.open(blob) as archive:
         [member] = archive.getmembers()
         return member.size
+
+
+class TestBreakingProxy:
+    @pytest.mark.asyncio
+    async def test_connections_break_where_they_were_told_to(self) -> None:
+        received: list[int] = []
+
+        async def count(stream: SocketStream) -> None:
+            async with stream:
+                place = len(received)
+                received.append(0)
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        received[place] += len(await stream.receive())
+
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(listener.serve, count)
+            target = f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610
+            async with BreakingProxy(target, breaks=[3_000_000, 5_000_000]) as proxy:
+                for _ in range(2):
+                    async with await anyio.connect_tcp(*_address(proxy.host)) as stream:
+                        with pytest.raises(anyio.BrokenResourceError):
+                            await _send_for_ever(stream)
+                assert proxy.broken == 2
+                assert 5_000_000 <= proxy.sent < 5_000_000 + 256 * 1024
+                async with await anyio.connect_tcp(*_address(proxy.host)) as stream:
+                    await stream.send(bytes(100_000))
+                    await proxy.wait_sent(5_100_000)
+            group.cancel_scope.cancel()
+        assert len(received) == 3
+
+    @pytest.mark.asyncio
+    async def test_what_is_not_broken_comes_back_whole(self) -> None:
+        async with (
+            FakeRegistry() as registry,
+            BreakingProxy(registry.host) as proxy,
+            aiohttp.ClientSession() as session,
+        ):
+            digest = registry.repository("a").add_blob(bytes(range(256)) * 10_000)
+            async with session.get(f"http://{proxy.host}/v2/a/blobs/{digest}") as answer:
+                assert await answer.read() == bytes(range(256)) * 10_000
+
+
+async def _send_for_ever(stream: SocketStream) -> None:
+    while True:
+        await stream.send(bytes(100_000))
+
+
+def _address(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return name, int(port)

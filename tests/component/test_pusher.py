@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from uploader.model.events import Event
     from uploader.model.reference import Destination, Tag
     from uploader.oci.http import Body
+    from uploader.oci.journal import Journal
 
 CREATED = "1970-01-01T00:00:00Z"
 LAYER = Digest.of(a_tar("same"))
@@ -80,7 +81,14 @@ class Held:
     async def mount_blob(self, descriptor: Descriptor, source: Destination) -> bool:  # noqa: ARG002
         return False
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
+    async def push_blob(
+        self,
+        descriptor: Descriptor,
+        body: Body,  # noqa: ARG002
+        *,
+        expected: bool,  # noqa: ARG002
+        journal: Journal | None = None,  # noqa: ARG002
+    ) -> How:
         self.uploads.append(descriptor.digest)
         if descriptor.digest == LAYER:
             problem = self.layer_problems.pop(0) if self.layer_problems else None

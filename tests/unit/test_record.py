@@ -201,6 +201,58 @@ JSON = st.recursive(
 )
 
 
+SESSION = "https://registry.example/v2/org/cache/blobs/uploads/1?_state=secret"
+
+
+def test_a_session_is_kept_for_a_day_or_until_it_has_ended(tmp_path: Path) -> None:
+    now = [10 * DAY]
+    blob = LAYER.descriptor.digest
+    with Record(tmp_path / "record", clock=lambda: now[0]) as record:
+        record.remember_session(REPOSITORY, blob, "/first")
+        record.remember_session(REPOSITORY, blob, SESSION)
+        assert (record.session(REPOSITORY, blob), record.session(OTHER, blob)) == (SESSION, "")
+        now[0] += DAY - 1
+        assert record.session(REPOSITORY, blob) == SESSION
+        now[0] += 1
+        assert record.session(REPOSITORY, blob) == ""
+        record.remember_session(REPOSITORY, blob, SESSION)
+        record.forget_session(REPOSITORY, blob)
+        assert record.session(REPOSITORY, blob) == ""
+
+
+def test_old_sessions_do_not_stay_on_the_disk(tmp_path: Path) -> None:
+    now = [10 * DAY]
+    with Record(tmp_path / "record", clock=lambda: now[0]) as record:
+        record.remember_session(REPOSITORY, LAYER.descriptor.digest, SESSION)
+    now[0] += 2 * DAY
+    with Record(tmp_path / "record", clock=lambda: now[0]):
+        pass
+    with sqlite3.connect(tmp_path / "record") as database:
+        assert database.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
+    database.close()
+
+
+def test_a_record_of_before_there_were_sessions_gets_them(tmp_path: Path) -> None:
+    with Record(tmp_path / "record") as record:
+        fill(record)
+    change(tmp_path / "record", "DROP TABLE sessions")
+    with Record(tmp_path / "record") as record:
+        record.remember_session(REPOSITORY, LAYER.descriptor.digest, SESSION)
+        assert record.session(REPOSITORY, LAYER.descriptor.digest) == SESSION
+        assert known(record) == ALL
+        assert record.problem is None
+
+
+def test_sessions_need_a_private_file(tmp_path: Path) -> None:
+    with Record(tmp_path / "record") as record:
+        assert record.lock_folder == tmp_path / "record-uploads"
+        (tmp_path / "record").chmod(0o640)
+        assert record.lock_folder is None
+        (tmp_path / "record").unlink()
+        assert record.lock_folder is None
+    assert NoRecord().lock_folder is None
+
+
 def test_facts_are_any_json(tmp_path: Path) -> None:
     with Record(tmp_path / "record") as record:
 

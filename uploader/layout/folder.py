@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from uploader.model.outcome import How
     from uploader.model.reference import Destination, Tag
     from uploader.oci.http import Body
+    from uploader.oci.journal import Journal
 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
 _LOCK: Final = ".uploader-lock"
@@ -127,7 +128,14 @@ class LayoutDestination:
         """Whether a blob of that digest and size is there; what is in it is not looked at."""
         return await to_thread.run_sync(self._folder.has, descriptor, limiter=self._small)
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
+    async def push_blob(
+        self,
+        descriptor: Descriptor,
+        body: Body,
+        *,
+        expected: bool,  # noqa: ARG002
+        journal: Journal | None = None,  # noqa: ARG002
+    ) -> How:
         """Copy the blob unless it is there; `expected` is of no use here, looking costs nothing.
 
         Raises SourceError when the content is not what the descriptor says, RegistryError (`quota`) on a full disk.

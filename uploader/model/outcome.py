@@ -16,11 +16,20 @@ Why = Literal["failed", "not-installed", "not-redistributable", "unknown-id", "o
 
 
 @dataclass(frozen=True, slots=True)
+class Resent:
+    """A blob was begun anew, because of `why`; `bytes` of it had gone out for nothing in this push."""
+
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The layer is in the repository."""
 
     layer: Layer
     how: How
+    resent: Resent | None = None
 
 
 @dataclass(frozen=True, slots=True)

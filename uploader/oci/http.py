@@ -96,13 +96,15 @@ class Lost:
     """No answer: the connection broke or timed out. Whether the request took effect is not known.
 
     `connected` is False where no connection was made at all, so that the request cannot have taken effect.
-    `elsewhere`: it was another host than the registry.
+    `complete`: all of the request had gone out, so that it may well have. `elsewhere`: it was another host than the
+    registry.
     """
 
     reason: str
     attempts: int = 1
     connected: bool = True
     elsewhere: bool = False
+    complete: bool = False
 
 
 Answer = Response | Lost

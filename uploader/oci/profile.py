@@ -65,8 +65,10 @@ class Profile:
     Bodies. `chunk_bytes`: send blobs above this size by PATCH in pieces of it; None sends them whole. `chunk_min` and
     `chunk_max` bound a piece (the last may be smaller). `chunks`: off, PATCH is refused. `chunk_status`: the answer to
     a good one. `range_header`: what upload progress says; `first-chunk` never moves on, `unit` writes `bytes=0--1`.
-    `resumes`: the offset that an upload session reports may be trusted after a broken chunk. `has_status`: that offset
-    can be asked for by GET. `broken_body`: what becomes of a session whose connection broke within a body.
+    `resumes`: the offset that an upload session reports may be trusted after a broken chunk. Blobs of more than
+    `resume_above_bytes` are then sent by PATCH, and continued: below, one more request for every blob costs more than
+    a broken connection would (64 MiB are half a second at 1 Gbit/s). `has_status`: that offset can be asked for by GET.
+    `broken_body`: what becomes of a session whose connection broke within a body.
     `largest_body`: any larger one is answered 413.
 
     Limits. `quotas`, and `throttling` when they are exceeded. `throttling_403`: texts that tell a rate limit from a
@@ -91,6 +93,7 @@ class Profile:
     chunk_status: Literal[201, 202] = 202
     range_header: Literal["right", "first-chunk", "unit"] = "right"
     resumes: bool = True
+    resume_above_bytes: int = 64 * MIB
     has_status: bool = True
     broken_body: Literal["kept", "session-lost"] = "kept"
     largest_body: int | None = None

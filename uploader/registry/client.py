@@ -15,7 +15,7 @@ from uploader.model.digest import Digest
 from uploader.model.events import Note
 from uploader.model.outcome import Traffic
 from uploader.model.reference import Repository
-from uploader.oci.blob_upload import Ask, BlobUpload
+from uploader.oci.blob_upload import Ask, BlobUpload, can_continue
 from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes, has_size
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
     from uploader.model.reference import Destination, Tag
+    from uploader.oci.journal import Journal
     from uploader.oci.profile import Profile
     from uploader.registry.credentials import Credentials
     from uploader.registry.pace import Pace
@@ -91,6 +92,7 @@ class RegistryClient:
             clock=timing.monotonic,
         )
         self._mounts = profile.self_mount
+        self._streams = True
         self._silent_since: float | None = None
         self._denied: set[str] = set()
         self._wrote = False
@@ -186,19 +188,35 @@ class RegistryClient:
             case _:
                 raise refusal_error(request, answer, self._profile)
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
-        """Drive the upload machine. On cancellation the open session is ended, within a second."""
+    async def push_blob(
+        self, descriptor: Descriptor, body: Body, *, expected: bool, journal: Journal | None = None
+    ) -> How:
+        """Drive the upload machine. When it fails or is cancelled the open session is ended, within a second.
+
+        Save one that a later push can continue: that is what the journal is for.
+        """
+        profile = self._profile if self._streams else replace(self._profile, resumes=False)
+        left = await journal.begin() if journal and can_continue(descriptor, profile) else None
+        kept = journal if left is not None else None
+        ask = self._how_to_ask(expected or bool(left))
         upload = BlobUpload(
-            self._name, descriptor, body, profile=self._profile, ask=self._how_to_ask(expected), where=self._where
+            self._name, descriptor, body, profile=profile, ask=ask, where=self._where, session=left or ""
         )
         try:
-            how = await self._drive(upload)
+            how = await self._drive(upload, kept)
         except BaseException as error:
-            with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
-                await self._cancel(upload)
+            if kept is None or not upload.session or not _may_be_continued(error):
+                with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
+                    await self._cancel(upload)
+                if kept is not None:
+                    kept.ended()
             if isinstance(error, RegistryError):
                 self._note_denied(str(descriptor.digest), error)
             raise
+        if kept is not None:
+            kept.ended()
+        if journal is not None and upload.why_again and how == "uploaded":
+            journal.sent_again(upload.sent_again, upload.why_again)
         self._wrote = self._wrote or how != "present"
         return how
 
@@ -287,19 +305,21 @@ class RegistryClient:
             return "nothing"
         return "mount" if self._mounts else "head"
 
-    async def _drive(self, upload: BlobUpload) -> How:
+    async def _drive(self, upload: BlobUpload, journal: Journal | None) -> How:
         step = upload.begin()
         backoff = self._settings.retry
         while True:
-            tries = upload.tries
+            tries, session = upload.tries, upload.session
             following = upload.receive(await self._ask(step))
-            if upload.mount_refused:
-                self._mounts = False
+            self._mounts = self._mounts and not upload.mount_refused
+            self._streams = self._streams and not upload.streams_refused
             if not isinstance(following, Request):
                 return following
-            if upload.tries > tries:
-                self._retries += 1
-                await self._timing.sleep(min(backoff.longest_wait, backoff.first_wait * 2 ** (tries - 1)))
+            if journal is not None and upload.session not in {"", session}:
+                journal.opened(upload.session)
+            self._retries += upload.tries - tries
+            if upload.pause is not None:
+                await self._timing.sleep(min(backoff.longest_wait, backoff.first_wait * 2**upload.pause))
             step = following
 
     async def _cancel(self, upload: BlobUpload) -> None:
@@ -406,6 +426,13 @@ class RegistryClient:
             raise UnusableError(
                 f"{len(self._denied)} writes were denied and none was done; the last: {error}"
             ) from error
+
+
+def _may_be_continued(error: BaseException) -> bool:
+    """Interrupted, or the network's failure: it says nothing against what the registry holds already."""
+    if isinstance(error, RegistryError):
+        return error.kind == "network"
+    return isinstance(error, UnusableError) or not isinstance(error, Exception)
 
 
 class _Checked:

@@ -57,6 +57,11 @@ class _Watch:
         self._answer = timeouts.answer + size / 10e6
         self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body has gone out."""
+        return self._left <= 0
+
     def pause(self) -> None:
         """It is we who make it wait."""
         self.scope.deadline = math.inf
@@ -201,8 +206,9 @@ class Transport:
         return self._proxies[origin]
 
     async def _once(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
+        watch = _Watch(self._timeouts, request.size)
         try:
-            return await self._send(request, url, headers, most)
+            return await self._send(request, url, headers, most, watch)
         except aiohttp.ClientConnectorCertificateError as error:
             raise UnusableError(
                 f"the certificate of {error.host}:{error.port} is not trusted ({error.certificate_error.args[-1]}); "
@@ -219,16 +225,16 @@ class Transport:
         except aiohttp.ConnectionTimeoutError:
             return Lost(f"cannot connect within {self._timeouts.connect:g} s", connected=False)
         except (_BrokenError, ConnectionError):
-            return Lost("the connection was closed before the answer")
+            return Lost("the connection was closed before the answer", complete=watch.complete)
         except TimeoutError:
-            return Lost(f"no progress for {self._timeouts.stall:g} s, or no answer in time")
+            reason = f"no progress for {self._timeouts.stall:g} s, or no answer in time"
+            return Lost(reason, complete=watch.complete)
         except (aiohttp.ClientError, ValueError) as error:
             if (broken := _source_error(error)) is not None:
                 raise broken from None
-            return Lost(f"the connection broke ({_kind(error)})")
+            return Lost(f"the connection broke ({_kind(error)})", complete=watch.complete)
 
-    async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Response:
-        watch = _Watch(self._timeouts, request.size)
+    async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int, watch: _Watch) -> Response:
         body: bytes | _SliceBody | None = None
         match request.body:
             case Slice() as piece:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from uploader.model.reference import Destination as Reference
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
+    from uploader.oci.journal import Journal
     from uploader.oci.manifest import StoredManifest
 
 
@@ -44,8 +45,18 @@ class Destination(Protocol):
     async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
         """Copy a blob of any size to `file`, or only read it, digest checked; False when it is not there."""
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
-        """Make the blob be there; `expected` says that it is likely to be there already."""
+    async def push_blob(
+        self,
+        descriptor: Descriptor,
+        body: Body,
+        *,
+        expected: bool,
+        journal: Journal | None = None,
+    ) -> How:
+        """Make the blob be there; `expected` says that it is likely to be there already.
+
+        With a journal, a large blob is continued where an earlier push left it.
+        """
 
     async def mount_blob(self, descriptor: Descriptor, source: Reference) -> bool:
         """Take the blob over from another repository of the same registry; False when that cannot be done."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uploader.model.reference import Destination as Reference
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
+    from uploader.oci.journal import Journal
     from uploader.service.destination import Destination
 
 
@@ -61,9 +62,11 @@ class Mending:
         """Asked."""
         return await self._destination.copy_blob(descriptor, file)
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:
+    async def push_blob(
+        self, descriptor: Descriptor, body: Body, *, expected: bool, journal: Journal | None = None
+    ) -> How:
         """Done."""
-        return await self._destination.push_blob(descriptor, body, expected=expected)
+        return await self._destination.push_blob(descriptor, body, expected=expected, journal=journal)
 
     async def mount_blob(self, descriptor: Descriptor, source: Reference) -> bool:
         """Done."""

@@ -11,10 +11,11 @@ import anyio
 from uploader.errors import RegistryError, UnusableError
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.events import Sending
-from uploader.model.outcome import Done, How, Missing, Tagged
+from uploader.model.outcome import Done, How, Missing, Resent, Tagged
 from uploader.oci.manifest import parse_manifest
 from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
 from uploader.record import RecordedManifest
+from uploader.service.journal import journal
 from uploader.service.memory import Memory
 from uploader.service.uploads import Uploads
 
@@ -87,6 +88,7 @@ class RepositoryPusher:
         self._writing: dict[PackageId, Tagged] = {}
         self._too_deep = 0
         self._kept_other = 0
+        self._resent: dict[Digest, Resent] = {}
 
     async def prepare(self) -> None:
         """Learn whether the repository is empty: then no tag need be asked for. Also the first login."""
@@ -106,6 +108,12 @@ class RepositoryPusher:
                 f"tags that were kept although this push would make other manifests of the same layers (environment, "
                 f"annotations, platform, or time): {self._kept_other}; --force replaces them"
             )
+        if self._resent:
+            count = sum(resent.bytes for resent in self._resent.values())
+            notes.append(
+                f"blobs that were sent again from the start: {len(self._resent)}, after {count} bytes that had "
+                f"gone out for nothing; the last because {list(self._resent.values())[-1].why}"
+            )
         return tuple(notes)
 
     # -- the engine's Pusher
@@ -124,7 +132,8 @@ class RepositoryPusher:
             if (found := await self._find(package, layer, ask=False)) is not None:
                 return Done(found, "present")
             self._emit(Sending(package, layer.descriptor.size))
-            return Done(layer, await self._send_once(layer.descriptor, body))
+            how = await self._send_once(layer.descriptor, body)
+            return Done(layer, how, self._resent.get(layer.descriptor.digest) if how == "uploaded" else None)
 
     async def push_manifest(self, package: Package, closure: Closure) -> Tagged:
         """Point the tag at the package's manifest, unless something as good or better is there."""
@@ -235,7 +244,10 @@ class RepositoryPusher:
 
         async def send() -> How:
             expected = self._is_expected(descriptor)
-            how = await self._destination.push_blob(descriptor, body, expected=expected)
+            with journal(self._record, self._where, descriptor, body) as notes:
+                how = await self._destination.push_blob(descriptor, body, expected=expected, journal=notes)
+            if notes.resent is not None:
+                self._resent[descriptor.digest] = notes.resent
             if self._remembers:
                 self._record.remember_blob(self._where, descriptor.digest)
             return how

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uploader.model.reference import Destination as Reference
     from uploader.model.reference import Tag
     from uploader.oci.http import Body
+    from uploader.oci.journal import Journal
     from uploader.oci.manifest import StoredManifest
     from uploader.service.destination import Destination
 
@@ -58,7 +59,14 @@ class Rehearsal:
         """Asked."""
         return await self._destination.copy_blob(descriptor, file)
 
-    async def push_blob(self, descriptor: Descriptor, body: Body, *, expected: bool) -> How:  # noqa: ARG002
+    async def push_blob(
+        self,
+        descriptor: Descriptor,
+        body: Body,  # noqa: ARG002
+        *,
+        expected: bool,
+        journal: Journal | None = None,  # noqa: ARG002
+    ) -> How:
         """Asked about where it may be there; else counted, as an opening and a sending.
 
         The question stands for the opening, since most registries let a mount do both in one.

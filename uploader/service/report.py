@@ -22,6 +22,14 @@ Outcome = Literal["pushed", "present", "failed", "left-out", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
+class ResentEntry:
+    """The blob was sent again from the start, because of `why`; `bytes` had gone out for nothing in this push."""
+
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlobEntry:
     """The package's own layer; `size` in bytes."""
 
@@ -29,6 +37,7 @@ class BlobEntry:
     size: int
     diff_id: str
     how: How
+    resent: ResentEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,9 @@ class Report:
         """As one JSON document, absent values left out of the package entries."""
         document = asdict(self)
         document["packages"] = [_without_nothing(entry) for entry in document["packages"]]
+        for entry in document["packages"]:
+            if "blob" in entry:
+                entry["blob"] = _without_nothing(entry["blob"])
         text = json.dumps(document, ensure_ascii=False, indent=1)
         # A path may hold bytes that are no Unicode; as an escape they are good JSON, and can be written to a file.
         return text.encode("utf-8", "backslashreplace").decode()
@@ -204,7 +216,8 @@ def _with_manifest(entry: PackageEntry, outcome: PackageOutcome) -> PackageEntry
 
 def _blob(done: Done) -> BlobEntry:
     descriptor = done.layer.descriptor
-    return BlobEntry(str(descriptor.digest), descriptor.size, str(done.layer.diff_id), done.how)
+    resent = ResentEntry(done.resent.bytes, done.resent.why) if done.resent else None
+    return BlobEntry(str(descriptor.digest), descriptor.size, str(done.layer.diff_id), done.how, resent)
 
 
 def _error(failed: Failed) -> ErrorEntry:

@@ -1,7 +1,8 @@
 """The test kit, for our tests and yours: a registry that fails on demand, real parts, package graphs.
 
 `FakeRegistry` (`registry.py`) is a strict registry in memory; `faults.py` are things that go wrong, as
-values; `fake/` is its inside. `parts.py` starts real programs, `graphs.py` writes package graphs.
+values; `fake/` is its inside. `proxy.py` breaks connections on their way to anything. `parts.py` starts
+real programs, `graphs.py` writes package graphs.
 Nothing in the product imports this package.
 """
 
@@ -29,6 +30,7 @@ from uploader.testing.faults import (
 )
 from uploader.testing.graphs import write_graph
 from uploader.testing.parts import PartFailedError, PartMissing, docker_registry
+from uploader.testing.proxy import BreakingProxy
 from uploader.testing.registry import FakeRegistry
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Auth",
     "Basic",
     "Bearer",
+    "BreakingProxy",
     "FakeRegistry",
     "Fault",
     "Grant",

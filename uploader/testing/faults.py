@@ -63,7 +63,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class AcceptThenReset:
-    """Do all that was asked, then break the connection instead of answering."""
+    """Do all that was asked, then break the connection instead of answering.
+
+    What was written can be found only after so many further requests (of any kind): a close that takes its time.
+    """
+
+    visible_after_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from uploader.errors import RegistryError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
-from uploader.oci.blob_upload import TRIES, Ask, BlobUpload, Step
+from uploader.oci.blob_upload import PIECE_BYTES, TRIES, TRIES_OF_LARGE, Ask, BlobUpload, Step
 from uploader.oci.http import Answer, Lost, Request, Response, Slice
 from uploader.oci.media_types import OCI_LAYER
 from uploader.oci.profile import MIB, Profile
@@ -32,9 +32,10 @@ class Zeros:
         return bytes(length)
 
 
-def an_upload(size: int = 10, profile: Profile = WHOLE, ask: Ask = "nothing") -> BlobUpload:
+def an_upload(size: int = 10, profile: Profile = WHOLE, ask: Ask = "nothing", session: str = "") -> BlobUpload:
     descriptor = Descriptor(OCI_LAYER, Digest("sha256", "a" * 64), size)
-    return BlobUpload("team/cache", descriptor, Zeros(size), profile=profile, ask=ask, where="registry.test/team/cache")
+    where = "registry.test/team/cache"
+    return BlobUpload("team/cache", descriptor, Zeros(size), profile=profile, ask=ask, where=where, session=session)
 
 
 def moved(status: int, location: str = SESSION, **headers: str) -> Response:
@@ -281,6 +282,177 @@ class TestChunks:
             walk(an_upload(profile=CHUNKED), OPENED, Response(403))
 
 
+LARGE = Profile(resume_above_bytes=8)
+
+
+def carry(step: Step, count: int) -> None:
+    """The transport reads so many bytes of the request's body."""
+    assert isinstance(step, Request)
+    assert isinstance(step.body, Slice)
+    step.body.body.read(step.body.offset, count)
+
+
+class TestLarge:
+    def test_all_of_it_goes_in_one_patch(self) -> None:
+        steps = walk(an_upload(profile=LARGE), OPENED, TAKEN, CLOSED)
+        assert told(steps) == ["POST", "PATCH 0+10", "PUT", "uploaded"]
+
+    def test_a_smaller_one_is_sent_whole(self) -> None:
+        assert told(walk(an_upload(size=8, profile=LARGE), OPENED)) == ["POST", "PUT 0+8"]
+
+    def test_a_broken_one_goes_on_from_the_confirmed_offset(self) -> None:
+        upload = an_upload(profile=LARGE)
+        steps = walk(upload, OPENED, Lost("reset"), moved(204, "/u/2", range="0-6"), TAKEN, CLOSED)
+        assert told(steps) == ["POST", "PATCH 0+10", "GET", "PATCH 7+3", "PUT", "uploaded"]
+        assert (upload.sent_again, upload.why_again) == (0, "")
+
+    def test_an_offset_behind_or_beyond_is_asked_for(self) -> None:
+        """416 RANGE_INVALID (distribution 3): what we took for its offset was not."""
+        status = moved(204, range="0-3")
+        steps = walk(an_upload(profile=LARGE), OPENED, Lost("reset"), moved(204, range="0-6"), Response(416), status)
+        assert told(steps)[-3:] == ["PATCH 7+3", "GET", "PATCH 4+6"]
+
+    def test_a_lost_session_begins_anew_and_is_told(self) -> None:
+        upload = an_upload(profile=LARGE)
+        steps = walk(upload, OPENED)
+        carry(steps[-1], 7)
+        steps = [upload.receive(Lost("the connection broke")), upload.receive(refused(404, "BLOB_UPLOAD_UNKNOWN"))]
+        assert told(steps) == ["GET", "POST"]
+        assert upload.sent_again == 7
+        assert upload.why_again == (
+            "the connection broke; the upload cannot be continued (answered 404 (BLOB_UPLOAD_UNKNOWN: no))"
+        )
+
+    @pytest.mark.parametrize("status", [400, 405, 411, 415, 416, 501])
+    def test_a_registry_without_patch_gets_it_whole(self, status: int) -> None:
+        upload = an_upload(profile=LARGE)
+        assert told(walk(upload, OPENED, Response(status), OPENED, CLOSED)) == [
+            *("POST", "PATCH 0+10", "POST", "PUT 0+10", "uploaded")
+        ]
+        assert upload.streams_refused
+
+    def test_an_unknown_session_at_once_may_mean_no_patch_at_all(self) -> None:
+        upload = an_upload(profile=LARGE)
+        assert told(walk(upload, OPENED, Response(404), OPENED))[-1] == "PUT 0+10"
+        assert not upload.streams_refused
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_a_denied_one_ends_it(self, status: int) -> None:
+        with pytest.raises(RegistryError) as caught:
+            walk(an_upload(profile=LARGE), OPENED, Response(status))
+        assert caught.value.kind == "auth"
+
+    def test_a_proxy_that_kept_nothing_gets_pieces(self) -> None:
+        upload = an_upload(size=100 * MIB)
+        steps = walk(upload, OPENED, Lost("reset"), moved(204, range="0-0"), OPENED, TAKEN)
+        assert told(steps)[-2:] == [f"PATCH 0+{PIECE_BYTES}", f"PATCH {PIECE_BYTES}+{PIECE_BYTES}"]
+
+    def test_an_unclear_close_is_settled_by_head_and_then_by_the_session(self) -> None:
+        upload = an_upload(profile=LARGE)
+        steps = walk(upload, OPENED, TAKEN, Lost("reset"), ABSENT, moved(204, range="0-9"), CLOSED)
+        assert told(steps) == ["POST", "PATCH 0+10", "PUT", "HEAD", "GET", "PUT", "uploaded"]
+        assert upload.sent_again == 0
+
+    def test_connections_may_break_more_often(self) -> None:
+        """Distribution 2.8 loses the session each time."""
+        upload = an_upload(profile=LARGE)
+        walk(upload, OPENED)
+        for _ in range(4):
+            walk_on(upload, Lost("reset"), Response(404), OPENED)
+        for _ in range(TRIES_OF_LARGE - TRIES):
+            walk_on(upload, Lost("reset"), ABSENT, OPENED)  # by PUT: nothing was ever confirmed
+        assert upload.tries == TRIES_OF_LARGE
+        upload.receive(Lost("reset"))
+        with pytest.raises(RegistryError, match="reset"):
+            upload.receive(ABSENT)
+
+    def test_refusals_may_not(self) -> None:
+        upload = an_upload(profile=LARGE)
+        walk(upload, OPENED)
+        for _ in range(TRIES - 1):
+            walk_on(upload, Response(500), Response(404), OPENED)
+        with pytest.raises(RegistryError, match="answered 500"):
+            walk_on(upload, Response(500), ABSENT)
+
+    def test_the_wait_grows_only_while_nothing_moves(self) -> None:
+        upload = an_upload(size=100 * MIB)
+        step: Step = walk(upload, OPENED)[-1]
+        pauses = []
+        for count in (0, 0, 2 * MIB, 0):
+            carry(step, count)
+            upload.receive(Lost("reset"))
+            pauses.append(upload.pause)
+            upload.receive(Response(404))
+            step = upload.receive(OPENED)
+        assert pauses == [0, 1, 0, 1]
+
+
+def walk_on(upload: BlobUpload, *answers: Answer) -> None:
+    for answer in answers:
+        upload.receive(answer)
+
+
+class TestLeftBehind:
+    """The session of an earlier push."""
+
+    def test_it_is_asked_for_its_offset_and_continued(self) -> None:
+        upload = an_upload(profile=LARGE, session="/u/left?_state=s")
+        steps = walk(upload, moved(204, "/u/2", range="0-6"), TAKEN, CLOSED)
+        assert told(steps) == ["GET", "PATCH 7+3", "PUT", "uploaded"]
+        assert isinstance(steps[0], Request)
+        assert steps[0].url == "/u/left?_state=s"
+        assert upload.why_again == ""
+
+    def test_one_that_has_all_bytes_is_closed(self) -> None:
+        assert told(walk(an_upload(profile=LARGE, session="/u/1"), moved(204, range="0-9"), CLOSED)) == [
+            *("GET", "PUT", "uploaded")
+        ]
+
+    @pytest.mark.parametrize("answer", [Response(404), Response(500), Lost("reset"), moved(204, range="0-10")])
+    def test_one_that_is_gone_may_have_become_the_blob(self, answer: Answer) -> None:
+        upload = an_upload(profile=LARGE, ask="head", session="/u/1")
+        assert told(walk(upload, answer, Response(200))) == ["GET", "HEAD", "present"]
+
+    def test_one_that_is_gone_is_told(self) -> None:
+        upload = an_upload(profile=LARGE, ask="mount", session="/u/1")
+        assert told(walk(upload, Response(404), OPENED, TAKEN, CLOSED)) == [
+            *("GET", "POST", "PATCH 0+10", "PUT", "uploaded")
+        ]
+        assert upload.sent_again == 0
+        assert upload.why_again == (
+            "an earlier push was ended on the way, and the upload cannot be continued (answered 404)"
+        )
+
+
+class TestLate:
+    """The registry may still be closing the upload whose answer was lost (jib#4301)."""
+
+    @pytest.mark.parametrize(("size", "asks"), [(10, 1), (2 * MIB, 3), (100 * MIB, 6)])
+    @pytest.mark.parametrize("answer", [Lost("reset", complete=True), Response(404), Response(504)])
+    def test_it_is_asked_for_again_before_anything_is_sent(self, answer: Answer, size: int, asks: int) -> None:
+        upload = an_upload(size=size, profile=Profile(resumes=False))
+        walk(upload, OPENED, answer)
+        pauses = []
+        for _ in range(asks):
+            assert told([upload.receive(ABSENT)]) == ["HEAD"]
+            pauses.append(upload.pause)
+        assert pauses == list(range(asks))
+        assert told([upload.receive(ABSENT)]) == ["POST"]
+
+    def test_what_comes_late_is_uploaded(self) -> None:
+        steps = walk(an_upload(), OPENED, Response(404), ABSENT, Response(200))
+        assert told(steps) == ["POST", "PUT 0+10", "HEAD", "HEAD", "uploaded"]
+
+    @pytest.mark.parametrize("answer", [Lost("reset"), Response(500), Response(503)])
+    def test_what_cannot_have_arrived_is_asked_for_once(self, answer: Answer) -> None:
+        assert told(walk(an_upload(size=2 * MIB), OPENED, answer, ABSENT))[-1] == "POST"
+
+    @pytest.mark.parametrize("answer", [Response(403), Response(503), Lost("reset")])
+    def test_it_is_never_called_absent_because_asking_failed(self, answer: Answer) -> None:
+        with pytest.raises(RegistryError):
+            walk(an_upload(), OPENED, Response(404), ABSENT, answer)
+
+
 class TestTooLarge:
     def test_each_413_takes_smaller_chunks(self) -> None:
         too_large = Response(413)
@@ -333,6 +505,7 @@ profiles = st.builds(
     chunk_bytes=st.none() | st.integers(1, 6) | st.integers(1, 30 * MIB),
     resumes=st.booleans(),
     self_mount=st.booleans(),
+    resume_above_bytes=st.sampled_from([0, 4, 8 * MIB, 200 * MIB]),
 )
 
 
@@ -380,12 +553,19 @@ def session_after(request: Request, answer: Answer, before: str) -> str:
 
 @settings(deadline=None)
 @given(
-    st.data(), st.integers(0, 12) | st.integers(0, 100 * MIB), profiles, st.sampled_from(["head", "mount", "nothing"])
+    st.data(),
+    st.integers(0, 12) | st.integers(0, 100 * MIB),
+    profiles,
+    st.sampled_from(["head", "mount", "nothing"]),
+    st.sampled_from(["", "/u/0?left"]),
 )
-def test_any_answers_end_in_done_or_an_error(data: st.DataObject, size: int, profile: Profile, ask: Any) -> None:
+def test_any_answers_end_in_done_or_an_error(
+    data: st.DataObject, size: int, profile: Profile, ask: Any, left: str
+) -> None:
     small = profile.chunk_bytes is not None and size > 50 * profile.chunk_bytes
-    profile = Profile(chunk_bytes=max(1, size // 5), resumes=profile.resumes) if small else profile
-    upload, watcher = an_upload(size, profile, ask), Watcher(size)
+    profile = replace(profile, chunk_bytes=max(1, size // 5)) if small else profile
+    upload, watcher = an_upload(size, profile, ask, left), Watcher(size)
+    watcher.location = left
     step: Step = upload.begin()
     try:
         for _ in range(400 * TRIES):

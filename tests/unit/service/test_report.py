@@ -8,7 +8,7 @@ import pytest
 
 from uploader.errors import RegistryError, SourceError
 from uploader.graph.plan import PackageOutcome
-from uploader.model.outcome import Done, Failed, Interrupted, LeftOut, Missing, Tagged, Traffic
+from uploader.model.outcome import Done, Failed, Interrupted, LeftOut, Missing, Resent, Tagged, Traffic
 from uploader.model.package import PackageId
 from uploader.model.reference import Tag
 from uploader.service.report import Frame, Report, make_report
@@ -37,6 +37,12 @@ def reported(*outcomes: tuple[LayerOutcome, ManifestOutcome | None], frame: Fram
 def as_json(report: Report) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(report.to_json())
     return document
+
+
+def test_a_blob_that_was_sent_again_says_why() -> None:
+    done = Done(DONE.layer, "uploaded", Resent(7, "the connection broke"))
+    (entry,) = as_json(reported((done, Tagged(MANIFEST, pushed=True))))["packages"]
+    assert entry["blob"]["resent"] == {"bytes": 7, "why": "the connection broke"}
 
 
 def test_a_pushed_package_says_all_of_it() -> None:

@@ -169,7 +169,9 @@ class Server:
 
     def _spoil(self, call: Call, reply: Reply, action: AcceptThenReset | LyingDigest | Truncate | Late) -> Reply | None:
         match action:
-            case AcceptThenReset():
+            case AcceptThenReset(requests):
+                if requests:
+                    self._decisions.storage.hide(call.repository, {call.reference}, requests)
                 return None
             case LyingDigest():
                 lie = f"sha256:{hashlib.sha256(b'a lie').hexdigest()}"
