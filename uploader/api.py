@@ -126,12 +126,24 @@ async def heal(
 
 
 async def push_beside(
-    job: PushJob, shared: Shared, allowed: Allowed, defaults: PushOptions, *, emit: Emit, stop: anyio.Event
+    job: PushJob,
+    shared: Shared,
+    allowed: Allowed,
+    defaults: PushOptions,
+    *,
+    emit: Emit,
+    stop: anyio.Event,
+    before_write: Callable[[], None] = lambda: None,
 ) -> Report:
-    """One push of many in this process, with what they share; reads and writes only what is allowed."""
+    """One push of many in this process, with what they share; reads and writes only what is allowed.
+
+    `before_write` is called before each request that writes to a registry, and may raise UnusableError.
+    """
     job = await anyio.to_thread.run_sync(allowed.admit, job)
     options = job.push_options(defaults)
-    return await _run(job.sources, job.to, options, emit, stop, rehearse=False, beside=Beside(shared, allowed))
+    return await _run(
+        job.sources, job.to, options, emit, stop, rehearse=False, beside=Beside(shared, allowed, before_write)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,7 @@ class Beside:
 
     shared: Shared
     allowed: Allowed
+    before_write: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +221,12 @@ async def _run(
             update_index=options.update_index and not rehearse,
             base=base,
         )
-        opened: AbstractAsyncContextManager[Destination] = wiring.open_destination(
-            reference, options, emit=emit, shared=shared
+        opened: AbstractAsyncContextManager[Destination] = (
+            wiring.open_destination(
+                reference, options, emit=emit, shared=beside.shared, before_write=beside.before_write
+            )
+            if beside
+            else wiring.open_destination(reference, options, emit=emit)
         )
         if mend is not None:
             opened = mend.view(opened)

@@ -23,7 +23,7 @@ from uploader.sources.base import GraphFileReference, PythonReference, SourceRef
 from uploader.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from uploader.model.events import Emit
     from uploader.service.destination import Destination
@@ -126,8 +126,12 @@ async def open_destination(
     environment: Mapping[str, str] = os.environ,
     read_only: bool = False,
     shared: Shared | None = None,
+    before_write: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Destination]:
-    """The destination, ready for use; raises InputError for settings that cannot be read, UnusableError."""
+    """The destination, ready for use; raises InputError for settings that cannot be read, UnusableError.
+
+    `before_write` is for pushes that share registries, see `RegistryPool.open`.
+    """
     match reference:
         case LayoutFolder(path):
             from uploader.layout.folder import LayoutDestination  # noqa: PLC0415
@@ -136,7 +140,7 @@ async def open_destination(
                 yield layout
         case Repository() as repository if shared is not None:
             sent = partial(_tell_sent, emit)
-            async with shared.registries.open(repository, emit=emit, sent=sent) as client:
+            async with shared.registries.open(repository, emit=emit, sent=sent, before_write=before_write) as client:
                 yield client
         case Repository() as repository:
             async with _open_registry(repository, options, emit, environment, read_only=read_only) as client:

@@ -34,6 +34,14 @@ def a_job(graph: Path, to: str, **options: Any) -> PushJob:
     return read_job({"sources": [str(graph)], "to": to, "options": options})
 
 
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """A job store, and the folder with the lock files of its processes."""
+
+    url: str
+    locks: Path | None = None
+
+
 @dataclass
 class Works:
     """A daemon that works; `drain` ends it."""
@@ -75,11 +83,13 @@ async def working(
     tokens: Tokens | None = None,
     chance: float = 0.0,
     state: bool = False,
+    place: StorePlace | None = None,
 ) -> AsyncIterator[Works]:
-    """`chance` 0 makes every back-off end at once."""
+    """`chance` 0 makes every back-off end at once; `place` is where the jobs are, SQLite in `tmp_path` by default."""
     allowed = allowed or Allowed((tmp_path,))
     options = PushOptions(jobs=8, state=tmp_path / "record.db" if state else None)
-    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
+    place = place or StorePlace(f"sqlite:///{tmp_path}/jobs.db")
+    async with open_store(place.url, locks=place.locks) as store:
         with wiring.share(options, {}) as shared:
             push = push or partial(api.push_beside, shared=shared, allowed=allowed, defaults=options)
             daemon = Daemon(

@@ -17,7 +17,6 @@ from uploader.testing.packages import write_packages
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from uploader.model.events import Emit
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report
 
@@ -95,8 +94,7 @@ async def test_a_job_that_never_gets_anything_done_ends_dead(tmp_path: Path) -> 
 
 @pytest.mark.asyncio
 async def test_a_bug_in_one_push_hurts_no_other_and_does_not_come_back_for_ever(tmp_path: Path) -> None:
-    async def buggy(job: PushJob, *, emit: Emit, stop: anyio.Event) -> Report:
-        del emit, stop
+    async def buggy(job: PushJob, **_: object) -> Report:
         raise ZeroDivisionError(job.to)
 
     async with working(tmp_path, push=buggy) as works:
@@ -155,8 +153,8 @@ def _begun(registry: FakeRegistry) -> list[int]:
 async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(tmp_path: Path) -> None:
     stopped = anyio.Event()
 
-    async def endless(job: PushJob, *, emit: Emit, stop: anyio.Event) -> Report:
-        del job, emit
+    async def endless(job: PushJob, *, stop: anyio.Event, **_: object) -> Report:
+        del job
         try:
             await anyio.sleep_forever()
         finally:

@@ -50,13 +50,15 @@ class Serving:
 async def serving(command: Command, *arguments: object, **environment: str) -> AsyncIterator[Serving]:
     """`uploader serve`, from when it is ready until the block ends; then it is killed if it still runs."""
     line = [sys.executable, "-m", "uploader", "serve", "--listen", "127.0.0.1:0", *map(str, arguments)]
+    async with reading(line, env=command.environment(**environment), cwd=command.home) as daemon:
+        yield daemon
+
+
+@asynccontextmanager
+async def reading(line: list[str], **options: Any) -> AsyncIterator[Serving]:
+    """A process whose log tells when it is ready, from then until the block ends."""
     process = await anyio.open_process(
-        line,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=command.environment(**environment),
-        cwd=command.home,
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
     )
     daemon = Serving(process, "", [], anyio.Event())
     ready = anyio.Event()

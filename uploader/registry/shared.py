@@ -31,11 +31,12 @@ _LOGIN_SECONDS: Final = 600.0
 class SharedTransport(Transport):
     """Connections that several pushes use at once."""
 
-    def for_push(self, sent: Callable[[int], None]) -> SharedTransport:
-        """The same connections, with a count of its own."""
+    def for_push(self, sent: Callable[[int], None], before_write: Callable[[], None]) -> SharedTransport:
+        """The same connections, with a count of its own; `before_write` may raise, and then nothing is sent."""
         one = copy(self)
         one.bytes_sent = 0
         one._report_sent = sent  # noqa: SLF001 - it is one of ours
+        one._before_write = before_write  # noqa: SLF001
         return one
 
 
@@ -96,13 +97,16 @@ class RegistryPool:
 
     @asynccontextmanager
     async def open(
-        self, repository: Repository, *, emit: Emit, sent: Callable[[int], None]
+        self, repository: Repository, *, emit: Emit, sent: Callable[[int], None], before_write: Callable[[], None]
     ) -> AsyncIterator[RegistryClient]:
-        """The repository for one push; `sent` is told of its bytes. Raises InputError."""
+        """The repository for one push; `sent` is told of its bytes. Raises InputError.
+
+        `before_write` is called before each request that writes; the error that it raises is the request's.
+        """
         host = await self._enter(repository.registry, emit)
         try:
             client = await self._client(host, repository)
-            yield client.for_push(host.transport.for_push(sent))
+            yield client.for_push(host.transport.for_push(sent, before_write))
         finally:
             host.listeners.remove(emit)
             if not host.listeners:

@@ -8,6 +8,7 @@ import re
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.connector import Connection
 
     from uploader.registry.bandwidth import Bandwidth
 
 _PIECE_BYTES = 256 * 1024
 _REDIRECTS = 5
+_WRITES = frozenset({"POST", "PUT", "PATCH"})
 _HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _LISTS = frozenset({"www-authenticate", "link"})  # headers that may come several times; of others the first counts
@@ -130,6 +133,7 @@ class Transport:
         self._proxies: dict[str, str | None] = {}
         self._report_sent = sent
         self._limit = limit
+        self._before_write: Callable[[], None] | None = None
         self.bytes_sent = 0
 
     def _sent(self, count: int) -> None:
@@ -145,6 +149,7 @@ class Transport:
             skip_auto_headers=_HEADERS_WE_SET,
             headers={"User-Agent": self._user_agent},
             auto_decompress=False,
+            request_class=_Request,
         )
         return self
 
@@ -251,7 +256,7 @@ class Transport:
                 headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
-                middlewares=(_send_once,),
+                middlewares=(partial(_send_once, before=self._before_write),),
             ) as response:
                 if request.sink is not None and response.status == 200:
                     await _pour(response, request.sink, watch)
@@ -268,8 +273,24 @@ class _BrokenError(Exception):
     """The connection broke. Not one of aiohttp's errors, at which it would send some requests a second time."""
 
 
-async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+class _Request(aiohttp.ClientRequest):
+    """May be called off by `before` as late as can be: when its connection is there. `before` may raise."""
+
+    before: Callable[[], None] | None = None
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        """Begin to send it; nothing is waited for between `before` and the first byte."""
+        if self.before is not None and self.method in _WRITES:
+            self.before()
+        return await super().send(conn)
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType, before: Callable[[], None] | None
+) -> aiohttp.ClientResponse:
     """aiohttp would repeat some requests by itself: that is the retry policy's business, and HEAD comes first."""
+    if isinstance(request, _Request):
+        request.before = before
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:

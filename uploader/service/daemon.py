@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import anyio
 import structlog
 
-from uploader.errors import JobStoreError, StoppedError, UploaderError
+from uploader.errors import JobStoreError, StoppedError, UnusableError, UploaderError
 from uploader.jobs import Heartbeat
 from uploader.model.reference import Repository, parse_destination
 from uploader.service.job_format import read_payload
@@ -53,9 +54,14 @@ _log = structlog.get_logger("uploader.daemon")
 
 
 class Push(Protocol):
-    """Carries out one job; raises InputError, UnusableError. It knows what jobs may do, and what pushes share."""
+    """Carries out one job; raises InputError, UnusableError. It knows what jobs may do, and what pushes share.
 
-    async def __call__(self, job: PushJob, *, emit: Emit, stop: anyio.Event) -> Report: ...
+    It calls `before_write` before each request that writes to a registry, which raises once that must not be.
+    """
+
+    async def __call__(
+        self, job: PushJob, *, emit: Emit, stop: anyio.Event, before_write: Callable[[], None]
+    ) -> Report: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +226,27 @@ class Daemon:
         """Ends the work before the lease does, and that of a push which does not stop when it is told to."""
         while not running.settling:
             now = anyio.current_time()
-            if now >= running.held_until - self._settings.margin_seconds:
-                running.lose(f"not renewed for {now - running.held_until + running.lease.ttl:.0f} s")
+            if self._lose_if_late(running):
                 return
             if running.reason is not None and now >= running.stopped_at + _STOP_SECONDS:
                 running.log.warning("stopped hard", after_seconds=_STOP_SECONDS)
                 running.scope.cancel()
                 return
             await anyio.sleep(min(_TICK_SECONDS, running.held_until - self._settings.margin_seconds - now))
+
+    def _lose_if_late(self, running: Running) -> bool:
+        late = anyio.current_time() - running.held_until
+        if late >= -self._settings.margin_seconds:
+            running.lose(f"not renewed for {late + running.lease.ttl:.0f} s")
+        return running.reason == "lost"
+
+    def _refuse_late_write(self, running: Running) -> None:
+        """A process that was stopped, or whose loop was blocked, wakes up with answers that lead to the next write.
+
+        The fence would end the work a moment later; by then that write would be on its way.
+        """
+        if self._lose_if_late(running):
+            raise UnusableError(f"the lease on job {running.lease.job.id} was lost: nothing more is written for it")
 
     # -- one job
 
@@ -256,7 +275,12 @@ class Daemon:
             try:
                 job = read_payload(running.lease.job.payload)
                 running.registry = _registry_of(job)
-                report = await self._push(job, emit=running.emit, stop=running.stop)
+                report = await self._push(
+                    job,
+                    emit=running.emit,
+                    stop=running.stop,
+                    before_write=partial(self._refuse_late_write, running),
+                )
                 strict = job.options.get("strict") is True
                 verdict = judge(report, strict=strict, stopped=running.reason is not None)
             except StoppedError:

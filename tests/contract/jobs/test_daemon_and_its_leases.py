@@ -1,0 +1,233 @@
+"""A daemon whose process is stopped, whose loop is blocked, or whose store goes away: the same over both engines."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from tests.component.a_daemon import StorePlace, a_job, working
+from tests.torture.daemon_process import DIED, POISON, Orders, command_line, daemon_process
+from uploader.jobs import JobSpec, open_store
+from uploader.service.daemon import DaemonSettings
+from uploader.testing import FakeRegistry, Fault, Hold, Stall
+from uploader.testing.packages import write_packages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.jobs.places import Place
+    from tests.contract.jobs.postgresql import PostgresServer
+    from uploader.jobs import JobId, Lease
+    from uploader.jobs.store import SqlJobStore
+
+pytestmark = pytest.mark.asyncio
+
+TTL, MARGIN = 1.2, 0.2
+AWAY_CALLS, MOST_CALLS_PER_SECOND = 6, 10
+
+
+def orders(place: Place, tmp_path: Path) -> Orders:
+    return Orders(place.url, str(place.locks), str(tmp_path), TTL, MARGIN)
+
+
+async def submitted(store: SqlJobStore, graph: Path, to: str, *, priority: int = 0, max_attempts: int = 5) -> JobId:
+    payload = a_job(graph, to).spec(max_attempts).payload
+    (answer,) = await store.submit([JobSpec(payload, priority=priority, max_attempts=max_attempts)])
+    return answer.id
+
+
+async def wait_ended(store: SqlJobStore, job: JobId) -> str:
+    after = 0
+    while True:
+        for event in await store.events(job, after=after, wait=5):
+            after = event.seq
+            if event.kind in {"succeeded", "failed", "dead", "cancelled"}:
+                return event.kind
+
+
+async def taken_over(store: SqlJobStore) -> Lease:
+    """The lease that another lets lapse."""
+    with anyio.fail_after(20):
+        while True:
+            for lease in await store.lease(limit=1, ttl=60, wait=1):
+                return lease
+
+
+@pytest.mark.parametrize("how", ["stopped", "blocked"])
+async def test_a_daemon_that_slept_through_its_lease_writes_nothing_for_the_job(
+    place: Place, tmp_path: Path, how: str
+) -> None:
+    """What it was about to send when it fell asleep is not sent when it wakes up."""
+    graph = write_packages(tmp_path / "graph", {f"p{number}": [] for number in range(30)})
+    other = write_packages(tmp_path / "other", {"a": []})
+    release = anyio.Event()
+    skip = 5 if how == "stopped" else 1
+    held = Fault(on=frozenset({"put-blob", "put-manifest"}), match="first", skip=skip, then=Hold(release), times=None)
+    async with FakeRegistry(faults=[held]) as registry, open_store(place.url, locks=place.locks) as store:
+        told = orders(place, tmp_path)
+        if how == "blocked":
+            told = replace(told, block_seconds=3 * TTL, jobs=1)
+        async with daemon_process(told) as daemon:
+            first = await submitted(store, graph, registry.destination("first"))
+            if how == "stopped":
+                await registry.wait_started("put-blob", skip + 2)
+                daemon.process.send_signal(signal.SIGSTOP)
+            else:
+                await daemon.wait_said("blocked")
+            release.set()  # the answers wait for it
+            lease = await taken_over(store)
+            assert lease.job.id == first
+            before = _begun(registry)
+            if how == "stopped":
+                daemon.process.send_signal(signal.SIGCONT)
+            second = await submitted(store, other, registry.destination("second"))
+            assert await wait_ended(store, second) == "succeeded"
+            assert _begun(registry) == before
+            assert await store.complete(lease, b"{}")
+            assert [line["job"] for line in daemon.said("lease lost")] == [first]
+
+
+def _begun(registry: FakeRegistry) -> list[int]:
+    """All requests that write something for the first job."""
+    writes = {"POST", "PUT", "PATCH"}
+    return [one.started for one in registry.requests if one.repository == "first" and one.method in writes]
+
+
+async def test_a_loop_that_is_blocked_for_half_a_lease_keeps_it(place: Place, tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {f"p{number}": [] for number in range(9)})
+    ttl = 5.0
+    async with FakeRegistry() as registry, open_store(place.url, locks=place.locks) as store:
+        to_block = replace(orders(place, tmp_path), ttl=ttl, block_seconds=ttl / 2)
+        async with daemon_process(to_block) as daemon:
+            job = await submitted(store, graph, registry.destination("first"))
+            assert await wait_ended(store, job) == "succeeded"
+            assert daemon.said("blocked")
+            assert len(await store.history(job)) == 1
+
+
+async def test_a_job_that_kills_its_daemon_ends_among_the_dead_and_the_next_one_is_done(
+    place: Place, tmp_path: Path
+) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    async with FakeRegistry() as registry, open_store(place.url, locks=place.locks) as store:
+        poison = await submitted(store, graph, registry.destination(POISON), max_attempts=2, priority=1)
+        other = await submitted(store, graph, registry.destination("other"))
+        for _ in range(2):
+            died = await anyio.run_process(command_line(orders(place, tmp_path)), check=False)
+            assert died.returncode == DIED, died.stderr
+        async with daemon_process(orders(place, tmp_path)):
+            assert await wait_ended(store, poison) == "dead"
+            assert await wait_ended(store, other) == "succeeded"
+        assert [attempt.outcome for attempt in await store.history(poison)] == ["lost", "lost"]
+        assert len(await store.history(other)) == 1
+
+
+async def test_a_daemon_whose_store_is_away_stops_its_work_and_goes_on_when_it_is_back(
+    place: Place, tmp_path: Path, outage: Outage
+) -> None:
+    """And it does not ask without a pause meanwhile."""
+    graph = write_packages(tmp_path / "graph", {f"p{number}": [] for number in range(9)})
+    release = anyio.Event()
+    held = Fault(on="put-blob", skip=2, then=Hold(release), times=None)
+    settings = DaemonSettings(ttl_seconds=TTL, margin_seconds=MARGIN, at_once=1)
+    where = StorePlace(place.url, place.locks)
+    async with FakeRegistry(faults=[held]) as registry, working(tmp_path, settings=settings, place=where) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("first")))
+        await registry.wait_started("put-blob", 4)
+        (running,) = works.daemon._running.values()
+        asked = _Counted(works.store)
+        works.daemon._store = asked  # type: ignore[assignment]
+        await anyio.to_thread.run_sync(outage.begin)
+        with anyio.fail_after(20):
+            await running.stop.wait()
+        assert running.reason == "lost"
+        assert anyio.current_time() < running.held_until
+        before = _begun(registry)
+        release.set()
+        began, calls = anyio.current_time(), asked.calls
+        with anyio.fail_after(20):
+            while asked.calls < calls + AWAY_CALLS:
+                await asked.more.wait()
+        assert anyio.current_time() - began > AWAY_CALLS / MOST_CALLS_PER_SECOND
+        assert _begun(registry) == before
+        await anyio.to_thread.run_sync(outage.end)
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("succeeded", 2)
+        assert len(registry.repository("first").tags) == 9
+
+
+async def test_draining_ends_gives_back_and_begins_nothing(place: Place, tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    release = anyio.Event()
+    faults = [
+        Fault(on="put-blob", match="ends", then=Hold(release)),
+        Fault(on="put-blob", match="stalls", then=Stall(), times=None),
+    ]
+    settings = DaemonSettings(at_once=3, drain_seconds=2.0)
+    where = StorePlace(place.url, place.locks)
+    async with FakeRegistry(faults=faults) as registry, working(tmp_path, settings=settings, place=where) as works:
+        names = ["ends", "stalls-1", "stalls-2", "waits"]
+        jobs = await works.submit(*(a_job(graph, registry.destination(name)) for name in names))
+        await registry.wait_started("put-blob", 3)
+        works.drain.set()
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+        await works.ended.wait()
+        found = [job for one in jobs if (job := await works.store.get(one)) is not None]
+        assert [(job.state, job.attempts, job.leases) for job in found] == [
+            ("succeeded", 1, 1),
+            ("ready", 0, 1),
+            ("ready", 0, 1),
+            ("ready", 0, 0),
+        ]
+
+
+class _Counted:
+    """A store that counts how often it is asked."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self._store = store
+        self.calls = 0
+        self.more = anyio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        if name in {"lease", "renew", "sweep", "complete", "fail", "release"}:
+            self.calls += 1
+            self.more.set()
+            self.more = anyio.Event()
+        return getattr(self._store, name)
+
+
+class Outage(Protocol):
+    """A store that is away from `begin` to `end`."""
+
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
+
+
+class _Killed:
+    def __init__(self, server: PostgresServer) -> None:
+        self.begin, self.end = server.kill, server.start
+
+
+class _TakenAway:
+    def __init__(self, database: Path) -> None:
+        self._database, self._away = database, database.with_name("away")
+
+    def begin(self) -> None:
+        self._database.rename(self._away)
+
+    def end(self) -> None:
+        self._away.rename(self._database)
+
+
+@pytest.fixture
+def outage(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Outage:
+    if place.url.startswith("sqlite"):
+        return _TakenAway(tmp_path / "jobs.db")
+    return _Killed(request.getfixturevalue("postgres"))
