@@ -70,10 +70,11 @@ def _checked(path: Path, name: str, option: click.Parameter, value: object, cont
         wanted = "true or false" if is_flag else option.type.name
         raise InputError(f"the configuration {path}: {name} is {value!r}: expected {wanted}")
     try:
-        converted: object = option.type(value, option, context)
+        if option.multiple:
+            return [option.type(one, option, context) for one in (value if isinstance(value, list) else [value])]
+        return option.type(",".join(value) if isinstance(value, list) else value, option, context)
     except click.BadParameter as error:
         raise InputError(f"the configuration {path}: {name}: {error.message}") from error
-    return [converted] if option.multiple else converted
 
 
 def read_config(path: Path, known: set[str]) -> dict[str, Any]:
@@ -94,9 +95,9 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 def _plain(path: Path, name: str, value: object) -> object:
-    """A setting as a flag would give it; a list is written with commas there."""
+    """A setting as a flag would give it; a list is what a flag that may be repeated would give."""
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return ",".join(value)
+        return value
     if not isinstance(value, (str, int, float, bool)):
         raise InputError(
             f"the configuration {path}: {name} is neither text, a number, true or false, nor a list of text"
@@ -111,8 +112,8 @@ class Commas(click.ParamType[tuple[str, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Split; empty words are passed over, but not only commas."""
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
         words = tuple(word.strip() for word in str(value).split(",") if word.strip())
         if value and not words:
             self.fail(f"{value!r} names nothing", param, ctx)
