@@ -9,22 +9,32 @@ from typing import TYPE_CHECKING
 from uploader.errors import InputError
 from uploader.model.descriptor import Layer
 from uploader.model.digest import Digest
-from uploader.oci.manifest import ID_ANNOTATION, Manifest
+from uploader.oci.manifest import ID_ANNOTATION, MISSING_ANNOTATION, Manifest, parse_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uploader.model.descriptor import Descriptor
+    from uploader.model.outcome import Missing
 
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """A manifest that a tag points at, with its config; `ours`: uploader or Spack made it."""
+    """A manifest that a tag points at, with its config; `ours`: uploader or Spack made it.
+
+    `labelled` is what the config's label says that it lacks: in Docker's format there are no annotations (rule 8).
+    """
 
     descriptor: Descriptor
     manifest: Manifest
     diff_ids: tuple[str, ...]
     ours: bool
+    labelled: tuple[Missing, ...] = ()
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What it says itself that it lacks."""
+        return self.manifest.missing or self.labelled
 
     @property
     def own_layer(self) -> Layer | None:
@@ -59,7 +69,8 @@ def existing_manifest(descriptor: Descriptor, manifest: Manifest, config: bytes)
         diff_ids = tuple(str(entry) for entry in rootfs.get("diff_ids") or ())
         labels = (document.get("config") or {}).get("Labels") or {}
         ours = ID_ANNOTATION in manifest.annotations or ID_ANNOTATION in labels
-        return Existing(descriptor, manifest, diff_ids, ours or "buildcache_layout_version" in document)
+        missing = parse_missing(str(labels.get(MISSING_ANNOTATION, "[]")))
+        return Existing(descriptor, manifest, diff_ids, ours or "buildcache_layout_version" in document, missing)
     except (ValueError, AttributeError, TypeError, RecursionError):
         return Existing(descriptor, manifest, (), ID_ANNOTATION in manifest.annotations)
 
@@ -89,10 +100,12 @@ def judge(existing: Existing | None, layers: Sequence[Layer], *, incomplete: boo
     """
     if existing is None or not existing.ours:
         return Refuse("the tag is taken by something that neither uploader nor Spack made; use --force to replace it")
-    claims_gaps = any(missing.is_gap for missing in existing.manifest.missing)
-    if all(existing.names(layer) for layer in layers) and (incomplete or not claims_gaps):
-        return Keep()
+    claims_gaps = any(missing.is_gap for missing in existing.missing)
     there = len(existing.manifest.layers)
+    # Two packages of one content are one layer, named twice: it takes the count to see that one of them is missing.
+    names_all = there >= len(layers) and all(existing.names(layer) for layer in layers)
+    if names_all and (incomplete or not claims_gaps):
+        return Keep()
     if incomplete and there > len(layers):
         return Refuse(
             f"the tag points at a manifest of {there} layers, and this push could name only {len(layers)}: it was "

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """`monotonic` and `wall` in seconds; `sleep` for so many seconds."""
+    """`monotonic` and `wall` in seconds; `sleep` for so many seconds.
 
-    monotonic: Callable[[], float] = time.monotonic
+    By default the event loop's clock counts, by which `sleep` waits: a loop with a clock of its own has it everywhere.
+    """
+
+    monotonic: Callable[[], float] = anyio.current_time
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep

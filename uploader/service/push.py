@@ -306,4 +306,4 @@ def _tells(existing: Existing, layers: Sequence[Layer]) -> bool:
 def _named(existing: Existing, closure: Closure) -> tuple[Missing, ...]:
     """What the existing manifest says that it lacks; its annotation holds no names, so they are ours."""
     names = {missing.id: missing.name for missing in closure.missing}
-    return tuple(replace(missing, name=names.get(missing.id, missing.name)) for missing in existing.manifest.missing)
+    return tuple(replace(missing, name=names.get(missing.id, missing.name)) for missing in existing.missing)

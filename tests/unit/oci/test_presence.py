@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
-from uploader.oci.manifest import MISSING_ANNOTATION, Manifest, config_descriptor
-from uploader.oci.media_types import OCI_LAYER_GZIP, OCI_MANIFEST
-from uploader.oci.presence import Existing, Keep, Refuse, Replace, judge
+from uploader.oci.manifest import ID_ANNOTATION, MISSING_ANNOTATION, Manifest, config_descriptor
+from uploader.oci.media_types import DOCKER_MANIFEST, OCI_LAYER_GZIP, OCI_MANIFEST
+from uploader.oci.presence import Existing, Keep, Refuse, Replace, existing_manifest, judge
 
 ZLIB, CURL, PERL = (
     Layer(Descriptor(OCI_LAYER_GZIP, Digest.of(name), 1), Digest.of(name + b".tar"))
@@ -44,10 +44,23 @@ def an_existing(*layers: Layer, ours: bool = True, gaps: bool = False) -> Existi
         pytest.param(an_existing(ZLIB, CURL, gaps=True), (ZLIB, CURL), True, Keep, id="both with gaps"),
         pytest.param(an_existing(ZLIB, CURL, ours=False), (ZLIB, CURL), False, Refuse, id="somebody else's"),
         pytest.param(None, (CURL,), False, Refuse, id="no image manifest"),
+        pytest.param(an_existing(ZLIB, CURL), (CURL, ZLIB, CURL), True, Replace, id="one content twice, there once"),
+        pytest.param(an_existing(CURL, ZLIB, CURL), (CURL, ZLIB, CURL), True, Keep, id="one content twice"),
     ],
 )
 def test_verdicts(existing: Existing | None, layers: tuple[Layer, ...], incomplete: bool, verdict: type) -> None:
     assert isinstance(judge(existing, layers, incomplete=incomplete), verdict)
+
+
+@pytest.mark.parametrize(
+    ("why", "verdict"), [("failed", Replace), ("not-installed", Replace), ("not-selected", Keep), (None, Keep)]
+)
+def test_gaps_in_the_label_of_dockers_format_count_like_annotations(why: str | None, verdict: type) -> None:
+    missing = [{"id": "perl", "tag": None, "why": why, "index": 0}]
+    labels = {ID_ANNOTATION: "curl", **({MISSING_ANNOTATION: json.dumps(missing)} if why else {})}
+    manifest = Manifest(DOCKER_MANIFEST, config_descriptor(b"{}"), (ZLIB.descriptor, CURL.descriptor), {})
+    existing = existing_manifest(config_descriptor(b"m"), manifest, json.dumps({"config": {"Labels": labels}}).encode())
+    assert isinstance(judge(existing, (ZLIB, CURL), incomplete=False), verdict)
 
 
 def test_a_refusal_says_what_to_do() -> None:
