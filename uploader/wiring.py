@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
@@ -153,9 +154,11 @@ async def _open_registry(
 ) -> AsyncIterator[Destination]:
     from uploader.oci.profile import profile_for  # noqa: PLC0415  (all of these bring aiohttp)
     from uploader.registry.bandwidth import Bandwidth  # noqa: PLC0415
+    from uploader.registry.certificates import find_certificates  # noqa: PLC0415
     from uploader.registry.client import ClientSettings, RegistryClient  # noqa: PLC0415
     from uploader.registry.credentials import find_credentials  # noqa: PLC0415
     from uploader.registry.pace import Pace  # noqa: PLC0415
+    from uploader.registry.reach import Reach  # noqa: PLC0415
     from uploader.registry.timing import Timing  # noqa: PLC0415
     from uploader.registry.transport import Transport  # noqa: PLC0415
 
@@ -169,6 +172,8 @@ async def _open_registry(
         ca_file=options.ca_file,
         sent=partial(_tell_sent, emit),
         limit=Bandwidth(options.limit_rate, timing) if options.limit_rate else None,
+        certificates=await anyio.to_thread.run_sync(find_certificates, repository.registry.host, environment),
+        reach=Reach(repository.registry.origin, trusted=options.auth_realms),
     )
     async with RegistryClient(
         repository,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from uploader.model.events import Event
+    from uploader.registry.certificates import Certificates
     from uploader.registry.credentials import Credentials
+    from uploader.registry.reach import Reach
     from uploader.testing import FakeRegistry
 
 NAME = "team/cache"
@@ -68,6 +70,8 @@ async def a_client(
     ca_file: Path | None = None,
     events: list[Event] | None = None,
     jobs: int = 32,
+    certificates: Certificates | None = None,
+    reach: Reach | None = None,
     **settings: Any,
 ) -> AsyncIterator[RegistryClient]:
     """A client of the repository `team/cache`; `settings` are those of ClientSettings."""
@@ -83,6 +87,8 @@ async def a_client(
         timeouts=chosen.timeouts,
         ca_file=ca_file,
         sent=lambda _: None,
+        certificates=certificates,
+        reach=reach,
     )
     client = RegistryClient(
         Repository(where, NAME),

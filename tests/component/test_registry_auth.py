@@ -304,20 +304,6 @@ class TestSecrets:
             await push(client)
             assert all("cookie" not in request.headers for request in registry.requests)
 
-    async def test_a_proxy_of_the_environment_is_used_and_one_of_another_kind_is_refused(self) -> None:
-        async with FakeRegistry() as proxy, FakeRegistry() as registry:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("no_proxy", "")
-                patch.setenv("http_proxy", proxy.host)
-                async with a_client(registry) as client:
-                    assert await client.is_empty()
-                assert (len(proxy.requests), len(registry.requests)) == (1, 0)
-                patch.setenv("http_proxy", f"socks5://user:{SECRET}@proxy.test")
-                async with a_client(registry) as client:
-                    with pytest.raises(UnusableError, match="socks5") as caught:
-                        await client.is_empty()
-                assert shows_no_secret(caught.value)
-
 
 async def everything(client: object) -> None:
     """Whatever sends requests of every kind."""

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import anyio
 
-from uploader.errors import UnusableError
+from uploader.errors import RegistryError, UnusableError
 from uploader.oci.challenge import Challenge, parse_challenges, parse_token, wanted_scope
 from uploader.oci.http import Answer, Request, Response
 from uploader.registry.transport import is_web_address, origin_of
@@ -161,7 +161,10 @@ class Authorizer:
             if not challenge.realm.startswith("https:"):
                 raise UnusableError(f"{self._host()} names a token service without TLS: {origin_of(challenge.realm)}")
         request, authorization = self._token_request(challenge, credentials)
-        answer = await self._ask(request, authorization, origin_of(challenge.realm))
+        try:
+            answer = await self._ask(request, authorization, origin_of(challenge.realm))
+        except RegistryError as error:  # it leads to where nobody may be sent
+            raise UnusableError(str(error)) from error
         if not isinstance(answer, Response):
             raise UnusableError(f"cannot get a token from {origin_of(challenge.realm)}: {answer.reason}")
         token = parse_token(answer.body) if answer.status == 200 else None

@@ -11,9 +11,11 @@ import anyio
 
 from uploader.oci.profile import profile_for
 from uploader.registry.bandwidth import Bandwidth
+from uploader.registry.certificates import find_certificates
 from uploader.registry.client import ClientSettings, RegistryClient
 from uploader.registry.credentials import find_credentials
 from uploader.registry.pace import Pace
+from uploader.registry.reach import Reach
 from uploader.registry.timing import Timing
 from uploader.registry.transport import Transport
 
@@ -130,6 +132,8 @@ class RegistryPool:
                 ca_file=self._ca_file,
                 sent=lambda _: None,
                 limit=self._limit,
+                certificates=find_certificates(registry.host, self._environment),
+                reach=Reach(registry.origin, trusted=self._settings.realms),
             )
             await transport.__aenter__()
             host = self._hosts[registry] = _Host(transport, registry.host, self._most_in_flight, self._timing)

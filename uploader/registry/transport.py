@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -20,6 +21,7 @@ from yarl import URL
 
 from uploader.errors import InputError, RegistryError, SourceError, UnusableError
 from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
+from uploader.registry.reach import InwardError, Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
     from uploader.registry.bandwidth import Bandwidth
+    from uploader.registry.certificates import Certificates
 
 _PIECE_BYTES = 256 * 1024
 _REDIRECTS = 5
@@ -112,9 +115,12 @@ class _SliceBody(payload.Payload):
 
 
 class Transport:
-    """Connections to one registry and to its token service. Mutable: the session, once it is open."""
+    """Connections to one registry and to its token service. Mutable: the session, once it is open.
 
-    def __init__(
+    `certificates` are shown to, and trusted of, the registry alone; `reach` says what other hosts it may send us to.
+    """
+
+    def __init__(  # noqa: PLR0913 - all that a connection is made of
         self,
         origin: str,
         *,
@@ -124,12 +130,20 @@ class Transport:
         ca_file: Path | None,
         sent: Callable[[int], None],
         limit: Bandwidth | None = None,
+        certificates: Certificates | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.origin = origin_of(origin)
+        self._reach = reach or Reach(self.origin)
         self._connections = connections
         self._user_agent = user_agent
         self._timeouts = timeouts
-        self._tls = _tls_context(ca_file) if ca_file or self.origin.startswith("https:") else True
+        uses_tls = self.origin.startswith("https:")
+        self._tls = _tls_context(ca_file) if ca_file or uses_tls else True
+        self._tls_of_registry = self._tls
+        if certificates is not None and uses_tls and (certificates.authorities or certificates.own):
+            self._tls_of_registry = _tls_context(ca_file)
+            certificates.load(self._tls_of_registry)
         self._proxies: dict[str, str | None] = {}
         self._report_sent = sent
         self._limit = limit
@@ -141,7 +155,9 @@ class Transport:
         self._report_sent(count)
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, keepalive_timeout=30)
+        connector = aiohttp.TCPConnector(
+            limit=self._connections, ssl=self._tls, keepalive_timeout=30, resolver=self._reach
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -170,9 +186,10 @@ class Transport:
             headers = dict(request.headers)
             if authorization and _is_at(url, home):
                 headers["authorization"] = authorization
-            answer = await self._once(request, url, headers, most)
-            if not _is_at(url, self.origin):
-                answer = replace(answer, elsewhere=True)
+            if _is_at(url, self.origin):
+                answer = await self._once(request, url, headers, most)
+            else:
+                answer = replace(await self._elsewhere(request, url, headers, most), elsewhere=True)
             if not isinstance(answer, Response) or not _redirects(request, answer):
                 return answer
             location = self._resolve(request, url, answer.header("location"))
@@ -180,6 +197,14 @@ class Transport:
                 return answer
             url = location
         return Lost(f"redirected more than {_REDIRECTS} times")
+
+    async def _elsewhere(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
+        """At another host than the registry, which must not be inside a private network where the registry is not."""
+        try:
+            self._reach.check(urlsplit(url).hostname or "")
+            return await self._once(request, url, headers, most)
+        except InwardError as error:
+            raise RegistryError(f"{request.subject}: {error}") from None
 
     def _resolve(self, request: Request, base: str, location: str) -> str:
         """The address that `location` means at `base`: http or https, never from https to http.
@@ -225,6 +250,11 @@ class Transport:
                     f"{error.host}:{error.port} does not speak TLS: if it is a registry with plain http, write oci+http://"
                 ) from error
             return Lost(f"no TLS with {error.host}:{error.port}: {_os_reason(error)}", connected=False)
+        except aiohttp.ClientHttpProxyError as error:
+            raise UnusableError(
+                f"the proxy refused to connect to {urlsplit(url).hostname} with {error.status}: check HTTPS_PROXY, "
+                "its login, and NO_PROXY"
+            ) from None
         except aiohttp.ClientConnectorError as error:
             return Lost(f"cannot connect to {error.host}:{error.port}: {_os_reason(error)}", connected=False)
         except aiohttp.ConnectionTimeoutError:
@@ -256,6 +286,7 @@ class Transport:
                 headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
+                ssl=self._tls_of_registry if _is_at(url, self.origin) else self._tls,
                 middlewares=(partial(_send_once, before=self._before_write),),
             ) as response:
                 if request.sink is not None and response.status == 200:
@@ -341,7 +372,7 @@ def _proxy_for(url: str) -> str | None:
     """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name; never a login from a netrc file."""
     parts = urlsplit(url)
     proxies = getproxies()
-    if not proxies or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if not proxies or _is_this_machine(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy and not proxy.startswith(("http://", "https://")):
@@ -350,6 +381,13 @@ def _proxy_for(url: str) -> str | None:
             raise UnusableError(f"the proxy for {parts.scheme} is {scheme[:20]}://…, of which only http:// is known")
         return f"http://{proxy}"
     return proxy
+
+
+def _is_this_machine(host: str) -> bool:
+    """Loopback: a proxy would look for it on its own machine. Go's programs (docker, skopeo) pass it by, too."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def is_web_address(url: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
 
@@ -40,7 +40,8 @@ class FakeRegistry:
         async with FakeRegistry(faults=[Fault(on="put-blob", times=2, then=Answer(503))]) as registry:
             ...  # talk to registry.host, then look at registry.repository("a/b") and registry.requests
 
-    `host` is `127.0.0.1:PORT`; `ca_file`, with `tls=True`, is the authority that vouches for it.
+    `host` is `127.0.0.1:PORT`; `ca_file`, with `tls=True`, is the authority that vouches for it. With `tls="mutual"` it
+    wants the client's certificate: `client.cert` with `client.key`, beside the authority's.
     It reads the distribution-spec strictly; `profile`, a row of `oci/profile.py`, makes it like that registry (with
     `repositories` where it makes none by itself), `quirks` change single habits, `faults` let it fail. What a client
     that knows the profile would not have sent is in `forbidden`.
@@ -60,7 +61,7 @@ class FakeRegistry:
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         keep_blobs: bool = True,
-        tls: bool = False,
+        tls: bool | Literal["mutual"] = False,
     ) -> None:
         self.host = ""
         self.ca_file: Path | None = None
@@ -88,7 +89,7 @@ class FakeRegistry:
             context = None
             if self._tls:
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="fake-registry-")))
-                self.ca_file, context = await make_certificates(folder)
+                self.ca_file, context = await make_certificates(folder, mutual=self._tls == "mutual")
             server = web.Server(self._server.handle, handler_cancellation=True, auto_decompress=False, access_log=None)
             runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
             stack.push_async_callback(runner.cleanup)

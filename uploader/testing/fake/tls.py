@@ -20,12 +20,15 @@ _AUTHORITY = (
 )  # fmt: skip
 _SERVER = (
     "-addext", "basicConstraints=critical,CA:FALSE",
-    "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+    "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test",
 )  # fmt: skip
 
 
-async def make_certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Write the authority's certificate (its path comes back), and the context of a server it vouches for."""
+async def make_certificates(folder: Path, *, mutual: bool = False) -> tuple[Path, ssl.SSLContext]:
+    """Write the authority's certificate (its path comes back), and the context of a server it vouches for.
+
+    With `mutual` that server wants the client's certificate too: `client.cert` with `client.key`, beside it.
+    """
     program = shutil.which("openssl")
     if program is None:
         raise PartMissing("openssl is not installed: a fake registry with TLS needs it to make certificates")
@@ -50,4 +53,9 @@ async def make_certificates(folder: Path) -> tuple[Path, ssl.SSLContext]:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own, own_key)
+    if mutual:
+        own, own_key = folder / "client.cert", folder / "client.key"
+        await anyio.run_process([*make, "-subj", "/CN=a client", *signed, "-keyout", str(own_key), "-out", str(own)])
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(authority)
     return authority, context
