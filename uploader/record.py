@@ -146,6 +146,7 @@ _FILES: Final = _Table("files", ("path",), ("state", *_LAYER))
 _TREES: Final = _Table("trees", ("root", "at", "codec", "level", "library"), ("fingerprint", *_LAYER))
 _BLOBS: Final = _Table("blobs", ("repository", "digest"))
 _MANIFESTS: Final = _Table("manifests", ("repository", "tag"), ("digest", "layer"))
+_TAGS: Final = "SELECT tag FROM manifests WHERE repository = ?"
 _FACTS: Final = _Table("facts", ("host", "name"), ("json",))
 _SESSIONS: Final = _Table("sessions", ("repository", "digest"), ("url", "seconds"))
 _TABLES: Final = (_FILES, _TREES, _BLOBS, _MANIFESTS, _FACTS, _SESSIONS)
@@ -236,6 +237,17 @@ class Record:
                 with suppress(InputError):
                     return RecordedManifest(Digest.parse(digest), Digest.parse(layer))
         return None
+
+    def tags(self, repository: str) -> frozenset[str]:
+        """The tags of the repository of which anything is known."""
+        if self._database is None:
+            return frozenset()
+        try:
+            rows = self._database.execute(_TAGS, (_key(repository),)).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._give_up(error)
+            return frozenset()
+        return frozenset(tag.decode("utf-8", "surrogatepass") for (tag,) in rows)
 
     def remember_manifest(self, repository: str, tag: Tag, manifest: RecordedManifest) -> None:
         """Keep what the tag points at."""

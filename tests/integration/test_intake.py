@@ -18,16 +18,16 @@ import redis.asyncio
 from uploader.errors import JobStoreError
 from uploader.jobs import open_store
 from uploader.service.allowed import Allowed
-from uploader.service.intake import GROUP, IntakeUrl, Taker, take_in
+from uploader.service.intake import GROUP, Came, IntakeUrl, Taker, take_in
 from uploader.service.metrics import Metrics
 from uploader.service.options import PushOptions
 from uploader.testing.brokers import BrokerServer, nats_server, redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from uploader.jobs import Page
+    from uploader.jobs import JobSpec
     from uploader.jobs.store import SqlJobStore
 
 STRANDED = 2.0
@@ -210,7 +210,7 @@ async def test_a_message_that_a_dead_consumer_took_is_taken_over(broker: Broker,
 @pytest.mark.asyncio
 async def test_nothing_is_acknowledged_before_the_job_is_durable(broker: Broker, tmp_path: Path) -> None:
     async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
-        fails = _Fails(store)
+        fails = _Fails()
         await broker.publish(a_message(0))
         async with taking(broker, fails, tmp_path):
             await fails.asked.wait()
@@ -224,17 +224,61 @@ async def test_nothing_is_acknowledged_before_the_job_is_durable(broker: Broker,
 class _Fails:
     """A store that is away."""
 
-    def __init__(self, store: SqlJobStore) -> None:
-        self._store = store
+    def __init__(self) -> None:
         self.asked = anyio.Event()
 
-    async def jobs(self, **page: Any) -> Page:
-        return await self._store.jobs(**page)
-
-    async def submit(self, specs: object) -> object:
-        del specs
+    async def submit(self, specs: object, *, message: str) -> object:
+        del specs, message
         self.asked.set()
         raise JobStoreError("away", problem="unavailable")
+
+
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_a_message_that_comes_again_when_its_job_is_gone_is_no_second_job(broker: Broker, tmp_path: Path) -> None:
+    await broker.publish(a_message(0))
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
+        kills = _TakesAndIsKilled(store)
+        async with taking(broker, kills, tmp_path) as intake:
+            kills.kill = intake.scope.cancel
+            await kills.taken.wait()
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db", keep_seconds=-1) as store:
+        (job,) = (await store.jobs()).jobs
+        await store.cancel(job.id)
+        assert (await store.sweep()).pruned == 1
+        async with taking(broker, store, tmp_path):
+            await settle(broker)
+        assert (await store.jobs()).jobs == ()
+
+
+class _TakesAndIsKilled:
+    """A store that takes a message's jobs, and whose daemon is killed before it can say so."""
+
+    def __init__(self, store: SqlJobStore) -> None:
+        self._store = store
+        self.taken = anyio.Event()
+        self.kill: Callable[[], None] = lambda: None
+
+    async def submit(self, specs: list[JobSpec], *, message: str) -> None:
+        await self._store.submit(specs, message=message)
+        self.taken.set()
+        self.kill()
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("nats", "s", "5", b"a"), ("nats", "s", "6", b"a")),
+        (("nats", "s", "5", b"a"), ("nats", "s", "5", b"b")),
+        (("nats", "s", "5", b"a"), ("nats", "t", "5", b"a")),
+        (("nats", "s", "x" * 200, b"a"), ("nats", "s", "x" * 199 + "y", b"a")),
+    ],
+)
+def test_another_message_has_another_key(one: tuple[str, str, str, bytes], other: tuple[str, str, str, bytes]) -> None:
+    assert Came.of(*one) == Came.of(*one)
+    assert Came.of(*one).key != Came.of(*other).key
+    assert len(Came.of(*one).key) < 300
 
 
 @pytest.mark.real

@@ -253,6 +253,15 @@ def test_sessions_need_a_private_file(tmp_path: Path) -> None:
     assert NoRecord().lock_folder is None
 
 
+def test_the_tags_of_a_repository_are_those_on_record(tmp_path: Path) -> None:
+    with Record(tmp_path / "record.db") as record:
+        for repository, tag in (("here", "a-1"), ("here", "b-2"), ("there", "c-3")):
+            record.remember_manifest(repository, Tag(tag), RecordedManifest(Digest.of(b"m"), Digest.of(b"l")))
+        assert record.tags("here") == {"a-1", "b-2"}
+        assert record.tags("nowhere") == frozenset()
+    assert record.tags("here") == frozenset()
+
+
 def test_facts_are_any_json(tmp_path: Path) -> None:
     with Record(tmp_path / "record") as record:
 

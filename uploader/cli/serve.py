@@ -61,7 +61,7 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     setting("--at-once", type=click.IntRange(1, 256), default=8, show_default=True, help="Jobs side by side."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight to one registry, over all jobs."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, over all jobs, such as 20M."),
-    setting("--max-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often a job is tried that gets nothing done."),
+    setting("--max-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often a job is tried that gets nothing done; twice as often where its daemon died over it."),
     setting("--drain-seconds", type=click.FloatRange(0, 86400), default=30.0, show_default=True, help="How long running jobs get to end after SIGTERM."),
     setting("--name", default="", metavar="TEXT", help="What this daemon is called in lists.  [default: HOST-PID]"),
     setting("--log", type=click.Choice(("auto", "json", "text")), default="auto", show_default=True, help="The log, on standard error: text on a terminal, else JSON."),

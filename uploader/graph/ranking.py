@@ -8,17 +8,20 @@ requests would be left over. So both kinds are spread evenly over the push, each
   workers share. The largest ones do not start last, and what much depends on does not either.
 - small blobs leaves first, as they come, so that manifests are ready early and tags appear all the time.
 
+A push that goes on where another ended (`resumed`) asks for what is there already only just before something new needs
+it: the new goes first, and its tags appear soon, however often it is interrupted.
+
 Pure: it changes when things happen, never what comes of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from math import gcd
+from math import gcd, inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from uploader.model.package import Package, PackageGraph, PackageId
 
@@ -45,6 +48,25 @@ def spread(
     ranks = _shares(large, [sizes[key] for key in large])
     ranks.update(_shares(small, [1] * len(small)))
     return lambda package: ranks[package.id]
+
+
+def resumed(
+    graph: PackageGraph, rank: Callable[[Package], float], pushed: Iterable[Package], known: Container[PackageId]
+) -> Callable[[Package], float]:
+    """The rank of each package of `pushed`, of which some are `known` to be there from an earlier push.
+
+    The others keep the order of `rank`. A known one comes right behind the first of them that needs it, and last if
+    none does.
+    """
+    new = {package.id: rank(package) for package in pushed if package.id not in known}
+    needed: dict[PackageId, float] = {}
+    for package in reversed(graph.packages):  # dependents first
+        first = min(new.get(package.id, inf), needed.get(package.id, inf))
+        for key in package.dependencies:
+            needed[key] = min(needed.get(key, inf), first)
+    order = sorted(pushed, key=lambda p: (new.get(p.id, needed.get(p.id, inf)), p.id not in new))
+    places = {package.id: float(place) for place, package in enumerate(order)}
+    return lambda package: places[package.id]
 
 
 def _shares(keys: Sequence[PackageId], costs: Sequence[int]) -> dict[PackageId, float]:

@@ -16,7 +16,8 @@ Token = NewType("Token", str)
 """Names one lease of one job, and no other ever."""
 
 State = Literal["scheduled", "ready", "leased", "succeeded", "failed", "dead", "cancelled"]
-"""`scheduled` is ready with a wait: a back-off. `failed` is for good; `dead` means that its attempts are spent."""
+"""`scheduled` is ready with a wait: a back-off. `failed` is for good; `dead` means that its attempts are spent,
+or that its leases were lost too often without getting anything done."""
 
 STATES: Final[tuple[State, ...]] = ("scheduled", "ready", "leased", "succeeded", "failed", "dead", "cancelled")
 FINAL: Final[tuple[State, ...]] = ("succeeded", "failed", "dead", "cancelled")
@@ -68,7 +69,8 @@ class Submitted:
 class Job:
     """A job as it stands. Times are seconds since 1970; `progress` and `error` are the latest.
 
-    `attempts` are those that count against `max_attempts`; `leases` counts all.
+    `attempts` are those that count against `max_attempts`; `leases` counts all, and `losses` those that were lost one
+    after another without getting anything done.
     """
 
     id: JobId
@@ -79,6 +81,7 @@ class Job:
     attempts: int
     max_attempts: int
     leases: int
+    losses: int
     created: float
     started: float | None
     finished: float | None
@@ -105,8 +108,8 @@ class Lease:
 class Heartbeat:
     """Holds a lease for another `ttl`. `settled` says that it got at least one package done that was not done before.
 
-    Such a lease does not count as an attempt, however it ends: so send one at once when the first package is done, not
-    only when it is time to renew.
+    Such a lease does not count as an attempt, however it ends, nor do losses before it: so send one at once when the
+    first package is done, not only when it is time to renew.
     """
 
     lease: Lease
@@ -187,8 +190,12 @@ class JobStore(Protocol):
     A change that was answered is durable. Of all that might end a lease at the same time, exactly one does.
     """
 
-    async def submit(self, specs: Sequence[JobSpec]) -> list[Submitted]:
-        """Take in all these jobs, or none; the answers are in the order of the specs."""
+    async def submit(self, specs: Sequence[JobSpec], *, message: str | None = None) -> list[Submitted]:
+        """Take in all these jobs, or none; the answers are in the order of the specs.
+
+        Those of a broker's `message` only once: if it came before, nothing is done, and the answer is empty. That is
+        known for a month after it came last, whatever became of its jobs.
+        """
 
     async def lease(self, *, limit: int, ttl: float, wait: float = 0.0) -> list[Lease]:
         """Up to `limit` jobs to work on, highest priority first, then oldest; waits up to `wait` seconds for one."""

@@ -11,12 +11,16 @@ of all that would end it at the same time exactly one gets to ask `after`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from uploader.jobs.base import Ended
+
+
+LOSSES_PER_ATTEMPT: Final = 2
+"""A job is dead after so many lost leases in a row, for each of its attempts, in which nothing got done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,11 @@ Ending = Completed | Failed | Released | Lost
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What counts for a leased job; its attempts count the lease that ends."""
+    """What counts for a leased job; its attempts count the lease that ends, `losses` are those before it in a row."""
 
     attempts: int
     max_attempts: int
+    losses: int
     settled: bool
     cancel_requested: bool
 
@@ -62,6 +67,7 @@ class Next:
 
     ended: Ended
     attempts: int
+    losses: int
     delay: float = 0.0
 
     @property
@@ -74,26 +80,29 @@ def after(ending: Ending, standing: Standing) -> Next:
     """What becomes of the job.
 
     Work that is done counts, even if somebody asked for a cancel meanwhile; anything else ends a job that is to be
-    cancelled. A lease that got something done, or that was released, was no attempt: so a daemon that is killed
-    again and again during one long push gets to its end, and a job that kills its daemon before anything is done
-    does not.
+    cancelled. A lease that got something done, that was released, or that was lost, was no attempt: who is killed did
+    not try and fail. Lost leases are counted apart, until one gets something done: so a daemon that is killed again
+    and again during one long push gets to its end, and a job that kills its daemon before anything is done does not.
     """
-    spent = standing.attempts - (1 if standing.settled or isinstance(ending, Released) else 0)
+    spent = standing.attempts - (1 if standing.settled or isinstance(ending, Released | Lost) else 0)
+    losses = 0 if standing.settled else standing.losses + isinstance(ending, Lost)
     match ending:
         case Completed():
-            return Next("succeeded", standing.attempts)
+            return Next("succeeded", standing.attempts, losses)
         case _ if standing.cancel_requested:
-            return Next("cancelled", spent)
+            return Next("cancelled", spent, losses)
         case Failed(retry_in=None):
-            return Next("failed", standing.attempts)
+            return Next("failed", standing.attempts, losses)
         case Released(delay):
-            return Next("released", spent, delay)
-        case Lost() | Failed() if spent >= standing.max_attempts:
-            return Next("dead", spent)
+            return Next("released", spent, losses, delay)
+        case Lost() if losses >= LOSSES_PER_ATTEMPT * standing.max_attempts:
+            return Next("dead", spent, losses)
+        case Failed() if spent >= standing.max_attempts:
+            return Next("dead", spent, losses)
         case Failed(retry_in=float() | int() as delay):
-            return Next("again", spent, delay)
+            return Next("again", spent, losses, delay)
         case _:
-            return Next("again", spent)
+            return Next("again", spent, losses)
 
 
 def may_have_led_to(ending: Ending, ended: Ended | Literal["lost"] | None) -> bool:

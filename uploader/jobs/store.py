@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 1.0
 KEEP_SECONDS: Final = 7 * 24 * 3600.0
+MESSAGE_SECONDS: Final = 30 * 24 * 3600.0
+"""A message that came is known for so long: brokers give it again for as long as they were not told that it is taken,
+and, after a crash of theirs, when they were."""
+_MESSAGES_COME_SECONDS: Final = 3600.0  # by then has come what a broker kept while nobody was here for a month
 _WORKER_SECONDS: Final = 60.0  # a process that does not sweep for so long is struck off the list
 _KEEP_UP_SECONDS: Final = 20.0
 _PRUNE_AT_ONCE: Final = 500
@@ -70,14 +74,18 @@ class SqlJobStore:
         self._keep_seconds = keep_seconds
         self._ids = Ids()
         self._watch = Watch()
+        self._opened_at = self._clock.monotonic()
         self._swept_at: float | None = None
         self._kept_at: float | None = None
 
-    async def submit(self, specs: Sequence[JobSpec]) -> list[Submitted]:
-        """Take in all these jobs, or none."""
+    async def submit(self, specs: Sequence[JobSpec], *, message: str | None = None) -> list[Submitted]:
+        """Take in all these jobs, or none; those of a message once."""
         if not specs:
             return []
-        return await self._database.write(partial(transitions.submit, specs={self._ids.next(): spec for spec in specs}))
+        new = {self._ids.next(): spec for spec in specs}
+        if message is None:
+            return await self._database.write(partial(transitions.submit, specs=new))
+        return await self._database.write(partial(transitions.take_in, message=message, specs=new))
 
     async def lease(self, *, limit: int, ttl: float, wait: float = 0.0) -> list[Lease]:
         """Up to `limit` jobs; what dead processes held is taken back before waiting for others."""
@@ -248,6 +256,8 @@ class SqlJobStore:
             partial(upkeep.prune, keep_seconds=self._keep_seconds, limit=_PRUNE_AT_ONCE)
         ):
             pruned += dropped
+        if now - self._opened_at >= _MESSAGES_COME_SECONDS:
+            await self._database.write(partial(upkeep.forget_messages, keep_seconds=MESSAGE_SECONDS))
         return pruned
 
     async def check(self) -> None:

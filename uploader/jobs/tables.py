@@ -51,6 +51,7 @@ jobs: Final = Table(
     Column("attempts", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
     Column("leases", Integer, nullable=False),
+    Column("losses", Integer, nullable=False, server_default="0"),  # lost leases in a row that got nothing done
     Column("created", Double, nullable=False),
     Column("started", Double),
     Column("finished", Double),
@@ -130,6 +131,14 @@ workers: Final = Table(
     Column("seen", Double, nullable=False),
 )
 
+messages: Final = Table(
+    "uploader_messages",
+    metadata,
+    Column("id", Text, primary_key=True),  # of a broker's message that became jobs
+    Column("seen", Double, nullable=False),  # when it came last
+)
+Index("uploader_messages_seen", messages.c.seen)
+
 facts: Final = Table(
     "uploader_store",
     metadata,
@@ -138,15 +147,30 @@ facts: Final = Table(
 )
 
 
+def _run(*statements: str) -> Callable[[Connection], None]:
+    def step(connection: Connection) -> None:
+        for statement in statements:
+            connection.execute(text(statement))
+
+    return step
+
+
+STEPS: Final[Mapping[int, Callable[[Connection], None]]] = MappingProxyType({
+    2: _run(
+        "ALTER TABLE uploader_jobs ADD COLUMN losses INTEGER DEFAULT 0 NOT NULL",
+        "CREATE TABLE uploader_messages (id TEXT NOT NULL PRIMARY KEY, seen DOUBLE PRECISION NOT NULL)",
+        "CREATE INDEX uploader_messages_seen ON uploader_messages (seen)",
+    ),
+})  # fmt: skip
+
+
 class Schema:
     """A version of the tables; `steps[n]` makes version n of the one before, by adding and never by taking away.
 
     A new database is made as the tables above say; so a column that is added there is also added by a step.
     """
 
-    def __init__(
-        self, version: int = 1, steps: Mapping[int, Callable[[Connection], None]] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, version: int = max(STEPS), steps: Mapping[int, Callable[[Connection], None]] = STEPS) -> None:
         self.version = version
         self._steps = steps
 

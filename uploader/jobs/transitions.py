@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from uploader.errors import JobStoreError
 from uploader.jobs.base import FINAL, JobId, Lease, Submitted, Token
 from uploader.jobs.machine import Ending, Lost, Next, Standing, after, may_have_led_to
-from uploader.jobs.tables import LIVE, attempts, jobs, leases, reports
+from uploader.jobs.tables import LIVE, attempts, jobs, leases, messages, reports
 from uploader.jobs.views import JOB_COLUMNS, due, job_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ _BEAT: Final = (
     )
 )
 _LOCK_JOB: Final = (
-    select(jobs.c.attempts, jobs.c.max_attempts, jobs.c.leases).where(jobs.c.id == bindparam("job")).with_for_update()
+    select(jobs.c.attempts, jobs.c.max_attempts, jobs.c.losses, jobs.c.leases)
+    .where(jobs.c.id == bindparam("job"))
+    .with_for_update()
 )
 _LAST_BEAT: Final = bindparam("last_beat", type_=Integer)
 _END_LEASE: Final = (
@@ -77,6 +79,7 @@ _LEAVE_JOB: Final = (
     .values(
         state=bindparam("new_state"),
         attempts=bindparam("new_attempts"),
+        losses=bindparam("new_losses"),
         progress=bindparam("new_progress"),
         error=bindparam("new_error"),
         finished=bindparam("new_finished"),
@@ -110,6 +113,15 @@ def submit(tx: Transaction, specs: Mapping[JobId, JobSpec]) -> list[Submitted]:
     )
 
 
+def take_in(tx: Transaction, message: str, specs: Mapping[JobId, JobSpec]) -> list[Submitted]:
+    """Insert the jobs of a message; none where the same message came before, in whatever became of its jobs."""
+    came = _upserting(tx.connection, messages).values(id=message, seen=tx.now)
+    if tx.connection.scalar(came.on_conflict_do_nothing().returning(messages.c.id)) is None:
+        tx.connection.execute(update(messages).where(messages.c.id == message).values(seen=tx.now))
+        return []
+    return submit(tx, specs)
+
+
 def _insert(tx: Transaction, specs: Mapping[JobId, JobSpec]) -> list[JobId]:
     in_order = sorted(specs.items(), key=lambda pair: pair[1].key or "")  # so that two batches do not deadlock
     statement = (
@@ -134,6 +146,7 @@ def _new_row(job: JobId, spec: JobSpec, now: float) -> dict[str, object]:
         "attempts": 0,
         "max_attempts": spec.max_attempts,
         "leases": 0,
+        "losses": 0,
         "created": now,
         "run_at": now,
         "waits_since": now,
@@ -226,8 +239,8 @@ def end(
     held = tx.connection.execute(_END_LEASE, {"job": job, "token": token, "last_beat": beat}).one_or_none()
     if row is None or held is None:
         return _ended_before(tx.connection, job, token, ending)
-    standing = Standing(row.attempts, row.max_attempts, held.settled or settled, held.cancel is not None)
-    what = after(ending, standing)
+    settled = held.settled or settled
+    what = after(ending, Standing(row.attempts, row.max_attempts, row.losses, settled, held.cancel is not None))
     text = error if error is not None else _why(ending, held.cancel, what)
     left = _left(what, tx.now)
     tx.connection.execute(_LEAVE_JOB, left | {"of_job": job, "new_progress": held.progress, "new_error": text})
@@ -249,13 +262,17 @@ def _ended_before(connection: Connection, job: str, token: str, ending: Ending) 
 def _why(ending: Ending, cancel: str | None, what: Next) -> str | None:
     if what.ended == "cancelled":
         return cancel or None
-    return "the process that worked on it died, or gave no sign of life for too long" if ending == Lost() else None
+    if ending != Lost():
+        return None
+    often = f", {what.losses} times without getting anything done" if what.ended == "dead" else ""
+    return f"the process that worked on it died, or gave no sign of life for too long{often}"
 
 
 def _left(what: Next, now: float) -> dict[str, object]:
     return {
         "new_state": what.ended if what.final else "ready",
         "new_attempts": what.attempts,
+        "new_losses": what.losses,
         "new_finished": now if what.final else None,
         "now": now,
         "new_run_at": now + what.delay,
@@ -307,7 +324,7 @@ def cancel(tx: Transaction, job: JobId, reason: str) -> Cancelled:
 
 def retry(tx: Transaction, job: str) -> bool:
     """Make a job that did not succeed ready again, unless another has its key now."""
-    values = {"state": "ready", "attempts": 0, "run_at": tx.now, "waits_since": tx.now, "finished": None}
+    values = {"state": "ready", "attempts": 0, "losses": 0, "run_at": tx.now, "waits_since": tx.now, "finished": None}
     try:
         with tx.connection.begin_nested():
             changed = tx.connection.execute(

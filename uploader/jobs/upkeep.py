@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import delete, insert, select, update
 
 from uploader.jobs.machine import Lost
-from uploader.jobs.tables import attempts, events, facts, jobs, leases, reports, workers
+from uploader.jobs.tables import attempts, events, facts, jobs, leases, messages, reports, workers
 from uploader.jobs.transitions import end
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ def prune(tx: Transaction, keep_seconds: float, limit: int) -> int:
             tx.connection.execute(delete(table).where(table.c.job.in_(old)))
         tx.connection.execute(delete(jobs).where(jobs.c.id.in_(old)))
     return len(old)
+
+
+def forget_messages(tx: Transaction, keep_seconds: float) -> None:
+    """Drop the ids of messages that came last so long ago."""
+    tx.connection.execute(delete(messages).where(messages.c.seen < tx.now - keep_seconds))
 
 
 def check(tx: Transaction) -> None:

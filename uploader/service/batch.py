@@ -13,7 +13,7 @@ import anyio.to_thread
 from uploader.errors import InputError, RegistryError, UnusableError
 from uploader.graph import engine
 from uploader.graph.plan import PackageOutcome, Plan
-from uploader.graph.ranking import spread
+from uploader.graph.ranking import resumed, spread
 from uploader.model.events import Note, PushStarted
 from uploader.model.outcome import Interrupted, Tagged, Traffic
 from uploader.model.package import Blob, Package, PackageGraph
@@ -69,7 +69,8 @@ async def run_push(
     if task.strict:
         _refuse_unknown_ids(task)
     started = now()
-    plan = await anyio.to_thread.run_sync(_plan, task)
+    known = frozenset() if task.force else record.tags(task.where)
+    plan = await anyio.to_thread.run_sync(_plan, task, known)
     emit(PushStarted(_to_be_pushed(task), len(task.graph)))
     for note in task.notes:
         emit(Note(note))
@@ -160,7 +161,11 @@ async def _update_index(task: Task, destination: Destination, plan: Plan) -> Ind
 
 
 def _to_be_pushed(task: Task) -> int:
-    return sum(package.id in task.selected and package.absence is None for package in task.graph.packages)
+    return sum(_is_pushed(task, package) for package in task.graph.packages)
+
+
+def _is_pushed(task: Task, package: Package) -> bool:
+    return package.id in task.selected and package.absence is None
 
 
 def _refuse_unknown_ids(task: Task) -> None:
@@ -176,8 +181,12 @@ def _refuse_unknown_ids(task: Task) -> None:
             needed.update(package.dependencies)
 
 
-def _plan(task: Task) -> Plan:
-    return Plan(task.graph, task.selected, rank=spread(task.graph, task.selected, _bytes_of, jobs=task.jobs))
+def _plan(task: Task, known: frozenset[str]) -> Plan:
+    """The plan; `known` are the tags that an earlier push left in the repository, as the record has it."""
+    rank = spread(task.graph, task.selected, _bytes_of, jobs=task.jobs)
+    pushed = [package for package in task.graph.packages if _is_pushed(task, package)]
+    there = {package.id for package in pushed if package.tag in known}
+    return Plan(task.graph, task.selected, rank=resumed(task.graph, rank, pushed, there) if there else rank)
 
 
 def _bytes_of(package: Package) -> int:

@@ -275,6 +275,7 @@ class Daemon:
             try:
                 job = read_payload(running.lease.job.payload)
                 running.registry = _registry_of(job)
+                running.begins_anew = job.options.get("force") is True
                 report = await self._push(
                     job,
                     emit=running.emit,

@@ -1,17 +1,17 @@
 """Jobs from a message broker (NATS JetStream, Redis Streams), through FastStream.
 
 A message is a job as JSON, or a list of jobs. It becomes rows in the job store, and is acknowledged only when they are
-durable; its id is the key of a job that has none, so a message that comes twice is one job. A key is free again once
-its job has ended; so what may have come before (`Came`) is also looked for among the jobs that ended. What cannot
-become a job is set aside in the stream or subject `NAME.refused`, with the reason, and then acknowledged: it is neither
-lost nor does it come again. A message that somebody took and never acknowledged is taken over after a minute.
+durable. Its id is kept there in the same transaction, for longer than its jobs are: so a message that comes twice is
+taken in once, and what one daemon took, another knows. What cannot become a job is set aside in the stream or subject
+`NAME.refused`, with the reason, and then acknowledged: it is neither lost nor does it come again. A message that
+somebody took and never acknowledged is taken over after a minute.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import time
 import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,14 +23,12 @@ import anyio.to_thread
 import structlog
 
 from uploader.errors import InputError, JobStoreError
-from uploader.jobs.base import MAX_PAGE
 from uploader.service.job_format import PushJob, read_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from faststream.nats import NatsMessage
-    from redis.asyncio import Redis
 
     from uploader.jobs import JobStore
     from uploader.service.allowed import Allowed
@@ -41,8 +39,8 @@ STRANDED_SECONDS: Final = 60.0
 GROUP: Final = "uploader"
 _PAUSE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 5.0
-_CLOCKS_DIFFER_SECONDS: Final = 600.0
 _MOST_BYTES: Final = 1024 * 1024
+_MOST_SHOWN: Final = 100
 _LIBRARY_FIELD: Final = b"__data__"
 
 _log = structlog.get_logger("uploader.intake")
@@ -73,19 +71,24 @@ class IntakeUrl:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A message as the broker gave it; `published` is seconds since 1970, `again` says that it was delivered before."""
+    """A message as the broker gave it; `key` is the same whenever it comes, and no other message's."""
 
     content: bytes
     key: str
-    published: float
-    again: bool
+
+    @classmethod
+    def of(cls, broker: str, name: str, place: str, content: bytes) -> Came:
+        """`place` is its id in the stream `name`.
+
+        The content is part of the key: places begin anew where a stream is made anew, and two brokers may have streams
+        of one name. What is no other message may be dropped, what only looks alike may not.
+        """
+        digest = hashlib.sha256(f"{place}\0".encode() + content).hexdigest()
+        return cls(content, f"{broker}:{name[:_MOST_SHOWN]}:{place[:_MOST_SHOWN]}:{digest[:32]}")
 
 
 class Taker:
-    """Turns messages into jobs. Mutable: the keys of ended jobs that were looked for, and how far back.
-
-    Brokers forget after a crash what they delivered: so a message from before we began may have come before, too.
-    """
+    """Turns messages into jobs."""
 
     def __init__(
         self, store: JobStore, allowed: Allowed, defaults: PushOptions, max_attempts: int, metrics: Metrics
@@ -95,9 +98,6 @@ class Taker:
         self._defaults = defaults
         self._max_attempts = max_attempts
         self._metrics = metrics
-        self._began = time.time()
-        self._known: set[str] = set()
-        self._known_since: float | None = None
 
     async def take(self, came: Came, set_aside: Callable[[str], Awaitable[None]]) -> None:
         """Returns when the message may be acknowledged: its jobs are durable, or it is set aside."""
@@ -112,38 +112,17 @@ class Taker:
         specs = [job.spec(self._max_attempts) for job in jobs]
         while True:
             try:
-                if await self._came_before(came, jobs):
-                    self._metrics.intake.add(result="known")
-                    return
-                answers = await self._store.submit(specs)
+                answers = await self._store.submit(specs, message=key)
                 break
             except JobStoreError as error:
                 _log.warning("the job store does not take a message", key=key, error=str(error))
                 await anyio.sleep(_PAUSE_SECONDS)
+        if not answers:
+            _log.info("message came again", key=key)
+            self._metrics.intake.add(result="known")
         for answer in answers:
             self._metrics.intake.add(result="taken" if answer.created else "known")
             _log.info("message taken", key=key, job=answer.id, created=answer.created)
-
-    async def _came_before(self, came: Came, jobs: list[PushJob]) -> bool:
-        """Whether its jobs are there; they come in together, so one says it for all."""
-        if not came.again and came.published > self._began + _CLOCKS_DIFFER_SECONDS:
-            return False
-        since = came.published - _CLOCKS_DIFFER_SECONDS
-        if came.again or self._known_since is None or since < self._known_since:
-            await self._look_back(since)
-        return any(job.key in self._known for job in jobs if job.key and job.key.startswith(came.key))
-
-    async def _look_back(self, since: float) -> None:
-        """Learn the keys of all jobs since then."""
-        known: set[str] = set()
-        cursor: str | None = None
-        while True:
-            page = await self._store.jobs(limit=MAX_PAGE, cursor=cursor)
-            known.update(job.key for job in page.jobs if job.key is not None)
-            cursor = page.next
-            if cursor is None or page.jobs[-1].created < since:
-                break
-        self._known, self._known_since = known, since
 
     def _read(self, content: bytes, key: str) -> list[PushJob]:
         if len(content) > _MOST_BYTES:
@@ -250,15 +229,13 @@ async def _redis(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> Async
 
     async def take(message: RedisMessage) -> None:
         (message_id,) = cast("list[bytes]", message.raw_message.get("message_ids"))
-        key = f"redis:{url.name}:{message_id.decode()}"
-        published = int(message_id.partition(b"-")[0]) / 1000
+        came = Came.of("redis", url.name, message_id.decode(), message.body)
 
         async def set_aside(why: str) -> None:
             entry: dict[Any, Any] = {"job": bytes(message.body), "refused": _one_line(why).encode(), "id": message_id}
             await (await broker.connect()).xadd(f"{url.name}.refused", entry)
 
-        again = await _was_delivered(await broker.connect(), url.name, message_id)
-        await taker.take(Came(message.body, key, published, again), set_aside)
+        await taker.take(came, set_aside)
         await message.ack()
 
     who = f"{GROUP}-{uuid.uuid4().hex}"
@@ -298,17 +275,10 @@ async def _field(message: Mapping[str, Any], parse: Callable[[Mapping[str, Any]]
 
 
 def _came_by_nats(url: IntakeUrl, message: NatsMessage) -> Came:
-    """Its key is the id that its sender gave it, else its place in the stream."""
+    """Its place is the id that its sender gave it, who may send it twice, else that in the stream, and when."""
     given = (message.headers or {}).get("Nats-Msg-Id")
     told = message.raw_message.metadata
-    key = f"nats:{url.name}:{given or told.sequence.stream}"
-    return Came(message.body, key, told.timestamp.timestamp(), (told.num_delivered or 1) > 1)
-
-
-async def _was_delivered(client: Redis, stream: str, message_id: bytes) -> bool:
-    """Whether this is not its first delivery."""
-    pending: Any = await client.xpending_range(stream, GROUP, min=message_id, max=message_id, count=1)
-    return not pending or int(pending[0]["times_delivered"]) > 1
+    return Came.of("nats", url.name, given or f"{told.sequence.stream}@{told.timestamp.isoformat()}", message.body)
 
 
 def _stream_name(subject: str) -> str:

@@ -23,7 +23,10 @@ _PROGRESS_SECONDS: Final = 2.0
 
 
 class Running:
-    """Mutable: until when the lease holds for certain, what was told of it, and the counts of the push."""
+    """Mutable: until when the lease holds for certain, what was told of it, and the counts of the push.
+
+    `settled`: it got a package done that was not done before. `begins_anew`: what it gets done is done again next time.
+    """
 
     def __init__(self, lease: Lease, leased_at: float, metrics: Metrics, news: Callable[[], None]) -> None:
         """`leased_at` is the time before the lease was asked for; `news` is called when a heartbeat is due at once."""
@@ -37,6 +40,7 @@ class Running:
         self.settling = False
         self.registry = "none"
         self.settled = False
+        self.begins_anew = False
         self.log = structlog.get_logger("uploader.daemon").bind(job=lease.job.id, attempt=lease.job.leases)
         self._metrics = metrics
         self._news = news
@@ -122,7 +126,10 @@ class Running:
         self.log.warning("package failed", package=package, stage=stage, error=error)
 
     def _note_settled(self, *, pushed: bool) -> None:
-        """The first package that is newly there makes this lease cost no attempt: said at once."""
-        if pushed and not self.settled:
+        """The first package that is newly there makes this lease cost no attempt: said at once.
+
+        A push that is forced begins anew each time, so nothing that it pushes brings it nearer to its end.
+        """
+        if pushed and not self.settled and not self.begins_anew:
             self.settled = True
             self._news()

@@ -13,6 +13,7 @@ import pytest
 from tests.component.a_daemon import StorePlace, a_job, working
 from tests.torture.daemon_process import DIED, POISON, Orders, command_line, daemon_process
 from uploader.jobs import JobSpec, open_store
+from uploader.jobs.machine import LOSSES_PER_ATTEMPT
 from uploader.service.daemon import DaemonSettings
 from uploader.testing import FakeRegistry, Fault, Hold, Stall
 from uploader.testing.packages import write_packages
@@ -115,15 +116,15 @@ async def test_a_job_that_kills_its_daemon_ends_among_the_dead_and_the_next_one_
 ) -> None:
     graph = write_packages(tmp_path / "graph", {"a": []})
     async with FakeRegistry() as registry, open_store(place.url, locks=place.locks) as store:
-        poison = await submitted(store, graph, registry.destination(POISON), max_attempts=2, priority=1)
+        poison = await submitted(store, graph, registry.destination(POISON), max_attempts=1, priority=1)
         other = await submitted(store, graph, registry.destination("other"))
-        for _ in range(2):
+        for _ in range(LOSSES_PER_ATTEMPT):
             died = await anyio.run_process(command_line(orders(place, tmp_path)), check=False)
             assert died.returncode == DIED, died.stderr
         async with daemon_process(orders(place, tmp_path)):
             assert await wait_ended(store, poison) == "dead"
             assert await wait_ended(store, other) == "succeeded"
-        assert [attempt.outcome for attempt in await store.history(poison)] == ["lost", "lost"]
+        assert [attempt.outcome for attempt in await store.history(poison)] == ["lost"] * LOSSES_PER_ATTEMPT
         assert len(await store.history(other)) == 1
 
 

@@ -11,6 +11,7 @@ from tests.contract.jobs.places import TTL, kinds, leased, state_of, submitted
 from uploader.errors import InputError
 from uploader.jobs import Heartbeat, JobId, JobSpec, Submitted
 from uploader.jobs.base import MAX_PAYLOAD_BYTES
+from uploader.jobs.store import MESSAGE_SECONDS
 
 if TYPE_CHECKING:
     from tests.contract.jobs.places import Hands, Place
@@ -108,6 +109,61 @@ async def test_a_job_has_one_lease_at_most(place: Place) -> None:
             for number in range(20):
                 group.start_soon(take, one if number % 2 else other)
     assert sorted(taken) == [bytes([number]) for number in range(40)]
+
+
+async def test_message_becomes_jobs_once_whatever_became_of_them(place: Place) -> None:
+    async with place.open(keep_seconds=0) as store:
+        taken = await store.submit([JobSpec(b"1"), JobSpec(b"2")], message="stream:7")
+        assert [answer.created for answer in taken] == [True, True]
+        assert len(await store.submit([JobSpec(b"3")], message="stream:8")) == 1
+        for answer in taken:
+            await store.cancel(answer.id)
+        place.hands.pass_time(1)
+        assert (await store.sweep()).pruned == 2
+    async with place.open() as other:
+        assert await other.submit([JobSpec(b"1"), JobSpec(b"2")], message="stream:7") == []
+        assert [job.payload for job in (await other.jobs()).jobs] == [b"3"]
+
+
+async def test_message_that_comes_to_many_at_once_becomes_one_job(place: Place) -> None:
+    taken: list[int] = []
+
+    async def take(store: SqlJobStore) -> None:
+        taken.append(len(await store.submit([JobSpec(b"{}")], message="m")))
+
+    async with place.open() as one, place.open() as other:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(take, one if number % 2 else other)
+        assert sorted(taken) == [0] * 19 + [1]
+        assert len((await one.jobs()).jobs) == 1
+
+
+async def test_message_is_forgotten_a_month_after_it_came_last(place: Place, hands: Hands) -> None:
+    async with place.open() as store:
+
+        async def comes() -> bool:
+            return bool(await store.submit([JobSpec(b"{}")], message="m"))
+
+        assert await comes()
+        hands.pass_time(MESSAGE_SECONDS - 1)
+        await store.sweep()
+        assert not await comes()
+        hands.pass_time(MESSAGE_SECONDS - 1)
+        await store.sweep()
+        assert not await comes()
+        hands.pass_time(MESSAGE_SECONDS + 1)
+        await store.sweep()
+        assert await comes()
+
+
+async def test_store_that_nobody_opened_for_a_month_still_knows_its_messages(place: Place, hands: Hands) -> None:
+    async with place.open() as store:
+        await store.submit([JobSpec(b"{}")], message="m")
+    hands.pass_time(2 * MESSAGE_SECONDS)
+    async with place.open() as store:
+        await store.sweep()
+        assert await store.submit([JobSpec(b"{}")], message="m") == []
 
 
 async def test_succeeded_job_keeps_its_report(place: Place) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.contract.jobs.places import TTL, kinds, leased, state_of, submitted
 from uploader.jobs import Heartbeat, upkeep
+from uploader.jobs.machine import LOSSES_PER_ATTEMPT
 from uploader.jobs.upkeep import Held
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ async def test_silent_lease_is_taken_back_after_its_ttl_and_not_before(place: Pl
         assert (await other.sweep()).taken_back == 0
         hands.pass_time(0.01)
         assert (await other.sweep()).taken_back == 1
-        assert (await leased(other)).job.attempts == 2
+        assert (await leased(other)).job.leases == 2
         assert await kinds(other, job) == ["submitted", "leased", "lost", "leased"]
 
 
@@ -102,7 +103,7 @@ async def test_jump_of_the_wall_clock_loses_no_lease_and_keeps_none(place: Place
         assert (await other.sweep()).taken_back == 0
         hands.pass_time(TTL)
         assert (await other.sweep()).taken_back == 1
-        assert (await leased(other)).job.attempts == 2
+        assert (await leased(other)).job.leases == 2
 
 
 async def test_clock_put_back_holds_nobody_in_back_off(place: Place, hands: Hands) -> None:
@@ -130,7 +131,7 @@ async def test_lease_of_a_process_that_is_gone_is_taken_over_at_once(place: Plac
             assert await store.lease(limit=1, ttl=TTL) == []
         swept = await store.sweep()
         assert (swept.taken_back, swept.gone) == (1, 1)
-        assert (await leased(store)).job.attempts == 2
+        assert (await leased(store)).job.leases == 2
         assert len(await store.workers()) == 1
         assert len(list(place.locks.iterdir())) == 1
 
@@ -141,19 +142,36 @@ async def test_next_process_goes_on_where_a_killed_one_was(place: Place) -> None
     await anyio.to_thread.run_sync(lease_and_be_killed, place)
     async with place.open() as store:
         (lease,) = await store.lease(limit=1, ttl=TTL)
-        assert (lease.job.id, lease.job.attempts) == (job, 2)
+        assert (lease.job.id, lease.job.leases) == (job, 2)
 
 
-async def test_poison_ends_among_the_dead_after_its_attempts(place: Place) -> None:
+async def test_poison_ends_among_the_dead_after_so_many_losses(place: Place) -> None:
     async with place.open() as store:
-        job = await submitted(store, b"poison", max_attempts=2, priority=1)
+        job = await submitted(store, b"poison", max_attempts=1, priority=1)
         other = await submitted(store)
-        for _ in range(2):
+        for _ in range(LOSSES_PER_ATTEMPT):
             await anyio.to_thread.run_sync(lease_and_be_killed, place)
             await store.sweep()
-        assert await state_of(store, job) == "dead"
-        assert [one.outcome for one in await store.history(job)] == ["lost", "lost"]
+        dead = await store.get(job)
+        assert dead is not None
+        assert (dead.state, dead.attempts, dead.losses) == ("dead", 0, LOSSES_PER_ATTEMPT)
+        assert f"{LOSSES_PER_ATTEMPT} times without getting anything done" in str(dead.error)
+        assert [one.outcome for one in await store.history(job)] == ["lost"] * LOSSES_PER_ATTEMPT
         assert (await leased(store)).job.id == other
+
+
+async def test_losses_cost_no_attempt_and_those_before_progress_are_forgotten(place: Place) -> None:
+    async with place.open() as store:
+        job = await submitted(store, max_attempts=1)
+        for settled in (False, True, False):
+            async with place.open() as killed:
+                await killed.renew([Heartbeat(await leased(killed), settled=settled)])
+            await store.sweep()
+        lease = await leased(store)
+        assert (lease.job.attempts, lease.job.losses) == (1, 1)
+        assert await store.fail(lease, "no", retry_in=0) == "dead"
+        assert await store.retry(job)
+        assert (await leased(store)).job.losses == 0
 
 
 async def test_daemon_killed_again_and_again_gets_on_while_it_settles_something(place: Place) -> None:
@@ -164,9 +182,10 @@ async def test_daemon_killed_again_and_again_gets_on_while_it_settles_something(
                 await killed.renew([Heartbeat(await leased(killed), settled=True)])
             await store.sweep()
         assert await state_of(store, job) == "ready"
-        async with place.open() as killed:
-            await leased(killed)
-        await store.sweep()
+        for _ in range(LOSSES_PER_ATTEMPT):
+            async with place.open() as killed:
+                await leased(killed)
+            await store.sweep()
         assert await state_of(store, job) == "dead"
 
 

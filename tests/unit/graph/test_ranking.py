@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.graph.ranking import LARGE_BYTES, spread
+from uploader.graph.ranking import LARGE_BYTES, resumed, spread
 from uploader.model.package import Package, PackageGraph, PackageId
 from uploader.testing.packages import a_package
 from uploader.testing.strategies import graphs
@@ -57,3 +57,35 @@ def test_every_package_that_is_pushed_has_a_rank_within_the_push(graph: PackageG
     for package in graph.packages:
         if package.id in selected and package.absence is None:
             assert 0 <= rank(package) < 1
+
+
+def resumed_order(packages: list[Package], known: set[str]) -> list[str]:
+    graph = PackageGraph(packages)
+    rank = spread(graph, frozenset(p.id for p in packages), lambda _: SMALL, jobs=4)
+    there = {PackageId(key) for key in known}
+    return [p.id for p in sorted(graph.packages, key=resumed(graph, rank, graph.packages, there))]
+
+
+def test_what_is_there_is_asked_for_behind_the_first_that_needs_it() -> None:
+    packages = [
+        a_package("app", "lib"), a_package("lib", "libc"), a_package("libc"),
+        a_package("old", "libz"), a_package("libz"), a_package("tool", "libc"),
+    ]  # fmt: skip
+    assert resumed_order(packages, {"lib", "libc", "old", "libz"}) == ["tool", "libc", "app", "lib", "libz", "old"]
+
+
+def test_what_is_there_and_needed_through_something_new_comes_behind_that() -> None:
+    packages = [a_package("app", "mid"), a_package("mid", "libc"), a_package("libc"), a_package("other")]
+    assert resumed_order(packages, {"libc", "other"}) == ["mid", "libc", "app", "other"]
+
+
+@given(graph=graphs(), data=st.data())
+def test_new_packages_keep_their_order_and_none_is_forgotten(graph: PackageGraph, data: st.DataObject) -> None:
+    keys = [package.id for package in graph.packages]
+    known = data.draw(st.frozensets(st.sampled_from(keys)))
+    rank = spread(graph, frozenset(keys), lambda _: SMALL, jobs=3)
+    pushed = [package for package in graph.packages if package.absence is None]
+    place = resumed(graph, rank, pushed, known)
+    assert sorted(map(place, pushed)) == list(range(len(pushed)))
+    new = [package for package in pushed if package.id not in known]
+    assert sorted(new, key=place) == sorted(new, key=rank)

@@ -3,7 +3,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.jobs.machine import Completed, Ending, Failed, Lost, Next, Released, Standing, Watch, after
+from uploader.jobs.machine import (
+    LOSSES_PER_ATTEMPT,
+    Completed,
+    Ending,
+    Failed,
+    Lost,
+    Next,
+    Released,
+    Standing,
+    Watch,
+    after,
+)
 
 DELAYS = st.floats(0, 1000)
 ENDINGS: st.SearchStrategy[Ending] = st.one_of(
@@ -13,15 +24,23 @@ ENDINGS: st.SearchStrategy[Ending] = st.one_of(
     st.just(Lost()),
 )
 STANDINGS = st.integers(1, 9).flatmap(
-    lambda most: st.builds(Standing, st.integers(1, most), st.just(most), st.booleans(), st.booleans())
+    lambda most: st.builds(
+        Standing,
+        st.integers(1, most),
+        st.just(most),
+        st.integers(0, LOSSES_PER_ATTEMPT * most - 1),
+        st.booleans(),
+        st.booleans(),
+    )
 )
 
 
 @given(ENDINGS, STANDINGS)
-def test_job_that_goes_on_has_an_attempt_left(ending: Ending, standing: Standing) -> None:
+def test_job_that_goes_on_has_an_attempt_left_and_may_be_lost_once_more(ending: Ending, standing: Standing) -> None:
     what = after(ending, standing)
     if not what.final:
         assert 0 <= what.attempts < standing.max_attempts
+        assert 0 <= what.losses < LOSSES_PER_ATTEMPT * standing.max_attempts
 
 
 @given(ENDINGS, STANDINGS)
@@ -39,17 +58,32 @@ def test_only_the_holder_ends_a_job_well_or_for_good(ending: Ending, standing: S
 
 
 @given(STANDINGS, DELAYS)
-def test_attempts_that_got_nothing_done_are_counted(standing: Standing, delay: float) -> None:
-    for ending in (Lost(), Failed(delay)):
-        given_back = after(ending, standing).attempts < standing.attempts
-        assert given_back == standing.settled
+def test_failures_that_got_nothing_done_are_counted(standing: Standing, delay: float) -> None:
+    given_back = after(Failed(delay), standing).attempts < standing.attempts
+    assert given_back == standing.settled
+
+
+@given(ENDINGS, STANDINGS)
+def test_losses_are_no_attempts_and_are_counted_until_something_gets_done(ending: Ending, standing: Standing) -> None:
+    what = after(ending, standing)
+    if isinstance(ending, Lost):
+        assert what.attempts == standing.attempts - 1
+    assert what.losses == (0 if standing.settled else standing.losses + isinstance(ending, Lost))
 
 
 @given(STANDINGS, DELAYS)
 def test_last_attempt_leaves_a_job_dead(standing: Standing, delay: float) -> None:
-    last = Standing(standing.max_attempts, standing.max_attempts, settled=False, cancel_requested=False)
-    assert after(Lost(), last) == after(Failed(delay), last) == Next("dead", standing.max_attempts)
+    most = standing.max_attempts
+    last = Standing(most, most, 0, settled=False, cancel_requested=False)
+    assert after(Failed(delay), last) == Next("dead", most, 0)
     assert after(Released(delay), last).ended == "released"
+    assert after(Lost(), last).ended == "again"
+
+
+@given(st.integers(1, 9))
+def test_last_loss_leaves_a_job_dead(most: int) -> None:
+    last = Standing(1, most, LOSSES_PER_ATTEMPT * most - 1, settled=False, cancel_requested=False)
+    assert after(Lost(), last) == Next("dead", 0, LOSSES_PER_ATTEMPT * most)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 5)), min_size=1, max_size=30))
