@@ -10,6 +10,7 @@ import pytest
 
 from tests.component.a_daemon import a_job, working
 from uploader.jobs import Heartbeat
+from uploader.service.allowed import Allowed
 from uploader.service.daemon import DaemonSettings
 from uploader.testing import Answer, FakeRegistry, Fault, Hold, Stall
 from uploader.testing.packages import write_packages
@@ -80,6 +81,23 @@ async def test_failures_that_stay_end_the_job_with_its_report(tmp_path: Path) ->
         assert (ended.state, ended.leases) == ("failed", 1)
         report = json.loads(await works.store.report(job) or b"")
         assert {entry["id"]: entry["outcome"] for entry in report["packages"]} == {"a": "failed", "b": "pushed"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("linked", ["graph.json", "a.tar"])
+async def test_a_link_that_leads_out_by_the_time_the_job_runs_is_not_followed(tmp_path: Path, linked: str) -> None:
+    """It was not one when the job came in."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    write_packages(outside, {"a": []})
+    graph = write_packages(inside, {"a": []})
+    (inside / linked).unlink()
+    (inside / linked).symlink_to(outside / linked)
+    async with FakeRegistry() as registry, working(tmp_path, allowed=Allowed((inside,))) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("failed", 1)
+        assert "--source-root" in str(ended.error)
+        assert registry.requests == []
 
 
 @pytest.mark.asyncio

@@ -55,7 +55,7 @@ class Nats:
     async def refused(self) -> list[tuple[bytes, str]]:
         async with await nats.connect(self.server.url) as client:
             consumer = await client.jetstream().pull_subscribe("push.jobs.refused")
-            messages = await consumer.fetch(10, timeout=0.5)
+            messages = await consumer.fetch(1000, timeout=0.5)
             return [(message.data, (message.headers or {})["Uploader-Refused"]) for message in messages]
 
     async def take_and_die(self) -> None:
