@@ -206,10 +206,10 @@ class Record:
         if _at_rest(max(state.mtime_ns, state.ctime_ns), state.measured_ns):
             self._put(_FILES, str(path), values=(state.text, *_columns(layer)))
 
-    def layer_of_tree(self, tree: TreeKey, state: TreeState) -> Layer | None:
-        """The layer that the tree was packed to, if its files are in the state of then."""
+    def layer_of_tree(self, tree: TreeKey, state: TreeState | None) -> Layer | None:
+        """The layer that the tree was packed to, if its files are in the state of then, or whatever they are (None)."""
         match self._get(_TREES, *astuple(tree)):
-            case [state.fingerprint, *layer]:
+            case [fingerprint, *layer] if state is None or state.fingerprint == fingerprint:
                 return _layer(layer)
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
@@ -13,24 +15,25 @@ from uploader.errors import RegistryError, SourceError, UnusableError, UploaderE
 from uploader.graph.plan import Closure
 from uploader.model.digest import Digest
 from uploader.model.outcome import Done, How, Traffic
-from uploader.model.package import Blob, Package
+from uploader.model.package import Blob, Package, Tree
 from uploader.oci.manifest import StoredManifest
 from uploader.packing.codecs import find_codec
-from uploader.record import NoRecord
+from uploader.record import NoRecord, Record
 from uploader.service.contents import Contents, PackingRules
 from uploader.service.images import ImageMaker
 from uploader.service.push import PushRules, RepositoryPusher
 from uploader.testing.packages import a_package, a_tar
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
-    from uploader.model.descriptor import Descriptor
+    from uploader.model.descriptor import Descriptor, Layer
     from uploader.model.events import Event
     from uploader.model.reference import Destination, Tag
     from uploader.oci.http import Body
     from uploader.oci.journal import Journal
+    from uploader.sources.base import AddedFile, SeenEntry
 
 CREATED = "1970-01-01T00:00:00Z"
 LAYER = Digest.of(a_tar("same"))
@@ -355,3 +358,62 @@ async def test_a_tag_that_cannot_be_asked_for_fails_the_package_and_sends_nothin
     with pytest.raises(RegistryError, match="500"):
         await trio.pusher.push_layer(trio.packages[0])
     assert trio.destination.uploads == []
+
+
+# -- a tag that proves its package
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A format whose tags hold the package's hash; its layers are like any others."""
+
+    name = "a format"
+    library = "1"
+    codecs = frozenset({"gzip"})
+    tag_proves_content = True
+
+    def inspector(self) -> Proven:
+        return self
+
+    def config(self, layer: Layer, /) -> dict[str, object]:  # noqa: ARG002
+        return {}
+
+    def skip(self, path: str, status: os.stat_result, /) -> bool:  # noqa: ARG002
+        return False
+
+    def start(self, entry: SeenEntry, /) -> None: ...
+
+    def feed(self, chunk: memoryview, /) -> None: ...
+
+    def trailer(self) -> tuple[AddedFile, ...]:
+        return ()
+
+
+@pytest.mark.asyncio
+async def test_what_the_record_knows_of_a_tag_that_proves_its_package_needs_no_look_at_its_files(
+    tmp_path: Path,
+) -> None:
+    """To look at the files of some hundred prefixes took longer than to ask for their tags."""
+    prefix = tmp_path / "prefix"
+    prefix.symlink_to(Path(json.__file__).parent)  # at rest for long, so that its layer is put on record
+    blank = a_package("proven")
+    package = Package(blank.id, "proven", "1", blank.tag, Tree(prefix, "/opt/proven"))
+    destination, rules = Held(blobs={LAYER}), PackingRules(find_codec("gzip", None), "1", formats={blank.id: Proven()})
+    with Record(tmp_path / "record") as record:
+
+        async def push() -> tuple[Done, bool]:
+            contents, images = Contents(record, rules), ImageMaker(CREATED)
+            pusher = RepositoryPusher(
+                destination, "here", contents=contents, images=images, record=record, emit=print, rules=PushRules()
+            )
+            await pusher.prepare()
+            done = await pusher.push_layer(package)
+            return done, (await pusher.push_manifest(package, Closure((done.layer,), ()))).pushed
+
+        first, is_written = await push()
+        assert (first.how, is_written) == ("uploaded", True)
+        prefix.unlink()
+        assert await push() == (Done(first.layer, "present"), False)
+        destination.manifests[package.tag] = StoredManifest(b"{}", "of somebody else", Digest.of(b"{}"))
+        with pytest.raises(SourceError, match="prefix"):
+            await push()

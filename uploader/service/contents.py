@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from uploader.model.descriptor import Layer
+    from uploader.model.digest import Digest
     from uploader.model.package import PackageId, Platform
     from uploader.packing.codecs import Codec
     from uploader.sources.base import Format
@@ -69,6 +70,13 @@ class Contents:
                 return self._record.layer_of_tree(self._tree_key(package, tree), state)
             case _:
                 return None
+
+    def recall_as_it_was(self, package: Package, digest: Digest) -> Layer | None:
+        """The layer that a tree was packed to last, if it has this digest; its files are not even looked for."""
+        if not isinstance(package.content, Tree):
+            return None
+        layer = self._record.layer_of_tree(self._tree_key(package, package.content), None)
+        return layer if layer is not None and layer.descriptor.digest == digest else None
 
     @asynccontextmanager
     async def open(self, package: Package, *, afresh: bool = False) -> AsyncIterator[tuple[Layer, FileBody]]:

@@ -182,16 +182,19 @@ class RepositoryPusher:
     async def _proven_by_tag(self, package: Package) -> Layer | None:
         """The own layer of what the tag points at, where the tag itself says that it is this package's.
 
-        What the record knows needs no request: then the usual way is the shorter one.
+        If the record knows the manifest and that layer, no request is needed, and no file is looked at.
         """
         tagged = self._tagged.get(package.id)
         if tagged is None or not self._contents.names_content(package):
             return None
         recorded = self._record.manifest(self._where, package.tag)
+        layer = None
         if recorded is not None and recorded.digest == tagged:
-            return None
-        existing = await self._read_existing(package, tagged, ())
-        return existing.own_layer if existing else None
+            layer = self._contents.recall_as_it_was(package, recorded.layer)
+        if layer is None:
+            existing = await self._read_existing(package, tagged, ())
+            layer = existing.own_layer if existing else None
+        return layer if layer is not None and await self._is_still_there(layer.descriptor) else None
 
     async def _find(self, package: Package, layer: Layer, *, ask: bool) -> Layer | None:
         """The layer as the repository has it: by the record, by the manifest at the tag, or, with `ask`, by HEAD."""
@@ -293,8 +296,9 @@ class RepositoryPusher:
     def _remember(self, package: Package, closure: Closure, image: Image) -> None:
         if not self._remembers:
             return
-        own = closure.layers[-1].descriptor.digest
-        self._record.remember_manifest(self._where, package.tag, RecordedManifest(image.descriptor.digest, own))
+        manifest = RecordedManifest(image.descriptor.digest, closure.layers[-1].descriptor.digest)
+        if self._record.manifest(self._where, package.tag) != manifest:  # to write takes longer than to look
+            self._record.remember_manifest(self._where, package.tag, manifest)
 
 
 def _tells(existing: Existing, layers: Sequence[Layer]) -> bool:
