@@ -289,15 +289,36 @@ class Record:
     def fact(self, host: str, name: str) -> Json:
         """What was learnt of a host; None when nothing was."""
         match self._get(_FACTS, host, name):
-            case [str(text)]:
-                with suppress(ValueError):
-                    value: Json = json.loads(text)
-                    return value
+            case [text]:
+                return _json(text)
         return None
 
     def remember_fact(self, host: str, name: str, value: Json) -> None:
         """Keep what was learnt of a host."""
         self._put(_FACTS, host, name, values=(json.dumps(value),))
+
+    def change_fact(self, host: str, name: str, change: Callable[[object], object]) -> bool:
+        """Change what was learnt of a host, with no other process between; False when nothing can be kept.
+
+        `change` gets what `fact` would give, and gives what JSON can hold.
+        """
+        if self._database is None:
+            return False
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                key = _key(host), _key(name)
+                row = self._database.execute(_FACTS.get, key).fetchone()
+                value = json.dumps(change(_json(row[1]) if row else None))
+                self._database.execute(_FACTS.put, (*key, value, self._today))
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._give_up(error)
+            return False
+        return True
 
     @property
     def _today(self) -> int:
@@ -427,6 +448,13 @@ def _prepare(database: sqlite3.Connection) -> None:
 def _key(part: str | int) -> bytes | int:
     """Paths may hold what is no Unicode, which SQLite's text cannot."""
     return part if isinstance(part, int) else part.encode("utf-8", "surrogatepass")
+
+
+def _json(text: _Value) -> Json:
+    with suppress(ValueError, RecursionError):
+        value: Json = json.loads(text) if isinstance(text, str) else None
+        return value
+    return None
 
 
 def _columns(layer: Layer) -> tuple[_Value, ...]:

@@ -3,7 +3,7 @@
 `PaceRules` decides, from what was answered and a clock that it is handed. In flight grows by one after a window (as
 many answers as may be in flight) without pushback, and halves when the host pushes back; it is halved once for all
 the requests that were in flight together. A window alone cannot hold a limit of requests per second, since one request
-in flight on a fast network is already hundreds a second: for that there is the `RateCeiling`.
+in flight on a fast network is already hundreds a second: for that there are the ceilings (`ceiling.py`).
 
 `Pace` waits: a request enters, and leaves with what came back. A wait that the host asked for holds everybody back.
 Requests with a small body go first, save for every fourth place; large bodies leave two places for them.
@@ -13,152 +13,140 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from uploader.model.events import Waiting
+from uploader.oci.profile import EVERY_REQUEST
+from uploader.registry.ceiling import OwnBoard, RateCeiling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from uploader.model.events import Emit
+    from uploader.oci.profile import Quota, RequestKind
+    from uploader.registry.ceiling import Board, HostPace
     from uploader.registry.timing import Timing
 
 _FIRST_IN_FLIGHT = 16
 _KEPT_FOR_SMALL = 2
 _SMALL_BYTES = 1024 * 1024
 _SMALL_IN_A_ROW = 3
-_ANSWERS = 200
-_SHORTEST_SPAN_SECONDS = 1.0
-_REFUSED_SHARE = 0.02
-_REFUSED_LEAST = 3
-_CEILING_SHARE = 0.9
-_SAFE_SHARE = 0.7
-_FAST_GROWTH, _FAST_SECONDS = 1.2, 0.5
-_PROBE_GROWTH, _PROBE_SECONDS = 1.05, 20.0
-_SMALLEST_RATE = 0.5
-_WHOLE_CREDIT = 1.0 - 1e-6  # sums of fractions fall a little short of one
-_BURST_SECONDS = 0.1
 _SAID_FROM_SECONDS = 1.0
 
 
-class RateCeiling:
-    """How many requests per second a host takes, found out from its refusals; none until it refuses some.
-
-    A refusal now and then says nothing of a rate: only when more than a fiftieth of the last requests were refused does
-    nine tenths of what was accepted meanwhile become the ceiling. Far below the rate that was refused it grows quickly
-    again, so that a wrong guess costs seconds; near it, by a twentieth every 20 s.
-
-    Mutable: the ceiling, the rate that was refused, the last answers, and the credit to send.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.rate: float | None = None
-        self._safe_rate = 0.0
-        self._answers: deque[tuple[float, bool]] = deque(maxlen=_ANSWERS)
-        self._held_until = now
-        self._held_seconds = 0.0
-        self._credit = 0.0
-        self._credit_at = now
-        self._grown_at = now
-        self._lowered_at = -1.0
-
-    def wait_before(self, now: float) -> float:
-        """Seconds until the next request may go out."""
-        if self.rate is None:
-            return 0.0
-        burst = max(1.0, self.rate * _BURST_SECONDS)
-        self._credit = min(burst, self._credit + max(0.0, now - self._credit_at) * self.rate)
-        self._credit_at = max(now, self._credit_at)
-        return 0.0 if self._credit >= _WHOLE_CREDIT else (1.0 - self._credit) / self.rate
-
-    def went_out(self) -> None:
-        """A request was sent."""
-        if self.rate is not None:
-            self._credit -= 1.0
-
-    def accepted(self, now: float) -> None:
-        """A request was answered."""
-        self._answers.append((self._active(now), True))
-        if self.rate is None:
-            return
-        if self.rate < self._safe_rate:
-            if now - self._grown_at >= _FAST_SECONDS:
-                self.rate, self._grown_at = min(self.rate * _FAST_GROWTH, self._safe_rate), now
-        elif now - self._grown_at >= _PROBE_SECONDS:
-            self.rate, self._grown_at = self.rate * _PROBE_GROWTH, now
-
-    def refused(self, sent_at: float, now: float, again_at: float) -> None:
-        """A request that was sent at `sent_at` was refused for its rate; none goes out before `again_at`."""
-        if sent_at <= self._lowered_at:
-            return  # it belongs to the rate before
-        self._answers.append((self._active(now), False))
-        self._held_seconds += max(0.0, again_at - max(now, self._held_until))
-        self._held_until = max(self._held_until, again_at)
-        accepted = sum(good for _, good in self._answers)
-        refused = len(self._answers) - accepted
-        if refused < _REFUSED_LEAST or refused < len(self._answers) * _REFUSED_SHARE:
-            return
-        span = self._answers[-1][0] - self._answers[0][0]
-        seen = accepted / max(span, _SHORTEST_SPAN_SECONDS)
-        asked = len(self._answers) / max(span, _SHORTEST_SPAN_SECONDS / 1000)
-        self._safe_rate = _SAFE_SHARE * (asked if self.rate is None else self.rate)
-        self.rate = max(_CEILING_SHARE * (seen if self.rate is None else min(seen, self.rate)), _SMALLEST_RATE)
-        self._credit, self._credit_at, self._grown_at = 0.0, self._held_until, self._held_until
-        self._lowered_at = now
-        self._answers.clear()  # what follows is another rate
-
-    def _active(self, now: float) -> float:
-        """The time without that in which the host wanted to be left alone."""
-        return max(now - self._held_seconds, self._answers[-1][0] if self._answers else 0.0)
-
-
 class PaceRules:
-    """Mutable: the window, and until when the host is left alone."""
+    """Mutable: the window; the rest stands on the board, for all who talk to the host."""
 
-    def __init__(self, most_in_flight: int, now: float) -> None:
+    def __init__(self, most_in_flight: int, quotas: Sequence[Quota] = (), board: Board | None = None) -> None:
         self._most = most_in_flight
         self.in_flight_limit = min(most_in_flight, _FIRST_IN_FLIGHT)
-        self.ceiling = RateCeiling(now)
-        self.held_until = now
+        self._board = board or OwnBoard()
+        self._ceilings = [RateCeiling(quota.name, quota.kinds, quota) for quota in quotas]
+        rest = EVERY_REQUEST.difference(*(quota.kinds for quota in quotas))
+        if rest:
+            self._ceilings.append(RateCeiling("rest" if quotas else "all", rest))
         self._good = 0
         self._halved_at = -1.0
 
-    def wait_before(self, now: float) -> float:
-        """Seconds until the next request may go out, apart from the places in flight."""
-        return max(0.0, self.held_until - now, self.ceiling.wait_before(now))
+    def reserve(self, now: float, kind: RequestKind = "read") -> float:
+        """Take a time for one request; gives it as seconds from now."""
+        pace = self._board.read(now)
+        concerned = self._concerned(kind)
+        if all(ceiling.bucket(pace, now).rate is None for ceiling in concerned):
+            return max(0.0, pace.held_until - now)
+        waits: list[float] = []
 
-    def went_out(self) -> None:
-        """A request was sent."""
-        self.ceiling.went_out()
+        def take(pace: HostPace) -> HostPace:
+            taken = {c.name: c.take(c.bucket(pace, now), now, pace.held_until) for c in concerned}
+            waits[:] = [pace.held_until - now, *(wait for _, wait in taken.values())]
+            return pace.with_buckets({name: bucket for name, (bucket, _) in taken.items()})
 
-    def accepted(self, now: float) -> None:
+        self._board.change(now, take)
+        return max(0.0, *waits)
+
+    def is_void(self, reserved_at: float, now: float) -> bool:
+        """Whether a time that was taken then counts no more: the host wants to be left alone."""
+        return self._board.read(now).held_at > reserved_at
+
+    def rate(self, now: float, kind: RequestKind = "read") -> float | None:
+        """How many requests per second are allowed; None while no limit is known."""
+        pace = self._board.read(now)
+        rates = [rate for c in self._concerned(kind) if (rate := c.bucket(pace, now).rate) is not None]
+        return min(rates, default=None)
+
+    def accepted(self, now: float, kind: RequestKind = "read") -> None:
         """The host answered without pushing back."""
-        self.ceiling.accepted(now)
+        pace = self._board.read(now)
+        for ceiling in self._concerned(kind):
+            bucket = ceiling.bucket(pace, now)
+            ceiling.note(bucket, now, good=True)
+            if ceiling.grown(bucket, now) is not bucket:
+                self._board.change(now, partial(_grown, ceiling, now))
         self._good += 1
         if self._good >= self.in_flight_limit:
             self._good = 0
             self.in_flight_limit = min(self.in_flight_limit + 1, self._most)
 
-    def pushed_back(self, sent_at: float, now: float, retry_after: float | None, *, limits_rate: bool) -> None:
+    def pushed_back(
+        self,
+        sent_at: float,
+        now: float,
+        retry_after: float | None,
+        *,
+        limits_rate: bool,
+        kind: RequestKind = "read",
+    ) -> None:
         """The host refused a request that was sent at `sent_at`; `limits_rate`: because of too many of them."""
-        if retry_after:
-            self.held_until = max(self.held_until, now + retry_after)
+        pace = self._board.read(now)
+        if retry_after and now + retry_after > pace.held_until:
+            pace = self._board.change(now, lambda pace: pace.held(now, now + retry_after))
         if limits_rate:
-            self.ceiling.refused(sent_at, now, self.held_until)
+            self._rate_refused(sent_at, now, kind, pace)
         if sent_at <= self._halved_at:
             return  # sent before we slowed down: the same pushback
         self._halved_at = now
         self._good = 0
         self.in_flight_limit = max(1, self.in_flight_limit // 2)
 
+    def _rate_refused(self, sent_at: float, now: float, kind: RequestKind, pace: HostPace) -> None:
+        """It is the tightest limit that was run into."""
+        ceiling = min(self._concerned(kind), key=lambda ceiling: len(ceiling.kinds))
+        bucket = ceiling.bucket(pace, now)
+        if sent_at <= bucket.lowered_at:
+            return  # it belongs to the rate before
+        ceiling.note(bucket, now, good=False)
+        ceiling.note_hold(now, pace.held_until)
+        if not ceiling.exceeded(bucket):
+            return
+
+        def lower(pace: HostPace) -> HostPace:
+            bucket = ceiling.bucket(pace, now)
+            if sent_at <= bucket.lowered_at:
+                return pace  # somebody else did so meanwhile
+            lowered = pace.with_buckets({ceiling.name: ceiling.lowered(bucket, now, pace.held_until)})
+            return replace(lowered, held_at=now)
+
+        self._board.change(now, lower)
+        ceiling.forget_answers()
+
+    def _concerned(self, kind: RequestKind) -> list[RateCeiling]:
+        return [ceiling for ceiling in self._ceilings if kind in ceiling.kinds]
+
+
+def _grown(ceiling: RateCeiling, now: float, pace: HostPace) -> HostPace:
+    return pace.with_buckets({ceiling.name: ceiling.grown(ceiling.bucket(pace, now), now)})
+
 
 class Visit:
     """One request's stay at the host. Mutable: how it went."""
 
-    def __init__(self, sent_at: float) -> None:
+    def __init__(self, sent_at: float, kind: RequestKind) -> None:
         self.sent_at = sent_at
+        self.kind = kind
         self.pushed_back = False
         self.retry_after: float | None = None
         self.limits_rate = False
@@ -169,12 +157,26 @@ class Visit:
 
 
 class Pace:
-    """The queue before one host. Mutable: who is inside, and who waits."""
+    """The queue before one host. Mutable: who is inside, and who waits.
 
-    def __init__(self, host: str, most_in_flight: int, *, timing: Timing, emit: Emit) -> None:
-        self.rules = PaceRules(most_in_flight, timing.monotonic())
+    What is on the board is for other processes too, so its times are the wall's; but within a process they never jump.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        most_in_flight: int,
+        *,
+        timing: Timing,
+        emit: Emit,
+        quotas: Sequence[Quota] = (),
+        board: Board | None = None,
+    ) -> None:
+        self.rules = PaceRules(most_in_flight, quotas, board)
         self._host = host
-        self._clock = timing.monotonic
+        self._monotonic = timing.monotonic
+        self._began = timing.wall() - timing.monotonic()
+        self._turn = {kind: anyio.Lock(fast_acquire=True) for kind in EVERY_REQUEST}
         self._sleep = timing.sleep
         self.emit = emit
         self._inside = 0
@@ -185,21 +187,33 @@ class Pace:
         self._said_until = 0.0
 
     @asynccontextmanager
-    async def visit(self, size: int) -> AsyncIterator[Visit]:
+    async def visit(self, size: int, kind: RequestKind = "read") -> AsyncIterator[Visit]:
         """Wait for a place, and hold it while a request with a body of `size` bytes is in flight."""
         large = size > _SMALL_BYTES
         await self._wait_for_place(large=large)
         try:
-            while (wait := self.rules.wait_before(self._clock())) > 0:
-                await self._sleep(wait)
-            self.rules.went_out()
-            visit = Visit(self._clock())
+            await self._wait_for_turn(kind)
+            visit = Visit(self._clock(), kind)
             yield visit
             self._learn(visit)
         finally:
             self._inside -= 1
             self._large_inside -= large
             self._wake()
+
+    def _clock(self) -> float:
+        return self._began + self._monotonic()
+
+    async def _wait_for_turn(self, kind: RequestKind) -> None:
+        """Until the time that it was given; a new one is asked for where the host wants to be left alone meanwhile.
+
+        One at a time takes one, so that none are handed out far ahead at a rate that may change.
+        """
+        async with self._turn[kind]:
+            while (wait := self.rules.reserve(reserved_at := self._clock(), kind)) > 0:
+                await self._sleep(wait)
+                if not self.rules.is_void(reserved_at, self._clock()):
+                    return
 
     async def _wait_for_place(self, *, large: bool) -> None:
         if not self._has_place(large=large):
@@ -250,9 +264,9 @@ class Pace:
     def _learn(self, visit: Visit) -> None:
         now = self._clock()
         if not visit.pushed_back:
-            self.rules.accepted(now)
+            self.rules.accepted(now, visit.kind)
             return
-        self.rules.pushed_back(visit.sent_at, now, visit.retry_after, limits_rate=visit.limits_rate)
+        self.rules.pushed_back(visit.sent_at, now, visit.retry_after, limits_rate=visit.limits_rate, kind=visit.kind)
         wait = visit.retry_after or 0.0
         if wait >= _SAID_FROM_SECONDS and now + wait > self._said_until + _SAID_FROM_SECONDS:
             self._said_until = now + wait

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import TYPE_CHECKING
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -9,10 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model.events import Event, Waiting
-from uploader.registry.pace import Pace, PaceRules, RateCeiling
+from uploader.oci.profile import EVERY_REQUEST, Quota, RequestKind
+from uploader.registry.ceiling import Board, Bucket, HostPace, OwnBoard
+from uploader.registry.pace import Pace, PaceRules
+from uploader.registry.timing import Timing
 from uploader.testing.clock import Clock
+from uploader.testing.virtual import run_in_virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SMALL, LARGE = 0, 5_000_000
+KINDS: tuple[RequestKind, ...] = ("manifest", "open", "read")
 
 
 def accept(rules: PaceRules, count: int, *, over: float, start: float = 0.0) -> float:
@@ -24,7 +35,7 @@ def accept(rules: PaceRules, count: int, *, over: float, start: float = 0.0) -> 
 
 class TestInFlight:
     def test_it_grows_by_one_after_each_window_without_pushback(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         accept(rules, 16, over=1.0)
         assert rules.in_flight_limit == 17
         accept(rules, 16, over=1.0, start=1.0)
@@ -33,12 +44,12 @@ class TestInFlight:
         assert rules.in_flight_limit == 18
 
     def test_it_never_exceeds_what_the_user_allows(self) -> None:
-        rules = PaceRules(4, 0.0)
+        rules = PaceRules(4)
         accept(rules, 100, over=1.0)
         assert rules.in_flight_limit == 4
 
     def test_a_burst_of_pushback_halves_it_once(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         for _ in range(16):  # all sent before the first refusal came
             rules.pushed_back(sent_at=1.0, now=2.0, retry_after=None, limits_rate=True)
         assert rules.in_flight_limit == 8
@@ -46,28 +57,33 @@ class TestInFlight:
         assert rules.in_flight_limit == 4
 
     def test_one_place_always_stays(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         for step in range(1, 20):
             rules.pushed_back(sent_at=step, now=step + 0.5, retry_after=None, limits_rate=False)
         assert rules.in_flight_limit == 1
 
     def test_pushback_begins_the_window_anew(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         accept(rules, 15, over=1.0)
         rules.pushed_back(sent_at=1.0, now=1.0, retry_after=None, limits_rate=False)
         accept(rules, 7, over=1.0, start=1.0)
         assert rules.in_flight_limit == 8
 
 
-def refuse(ceiling: RateCeiling, count: int, now: float) -> None:
+def use(rules: PaceRules, until: float, *, start: float, each: float = 0.1) -> float:
+    """More is asked for than is allowed, and all answers are good; gives the time after them."""
+    now = start
+    while now < until:
+        while rules.reserve(now) <= 0:
+            pass
+        rules.accepted(now)
+        now += each
+    return now
+
+
+def refuse(rules: PaceRules, count: int, now: float) -> None:
     for _ in range(count):
-        ceiling.refused(now, now, now)
-
-
-def answered(ceiling: RateCeiling, count: int, *, over: float, start: float = 0.0) -> float:
-    for number in range(count):
-        ceiling.accepted(start + over * number / count)
-    return start + over
+        rules.pushed_back(now, now, None, limits_rate=True)
 
 
 class BucketHost:
@@ -85,111 +101,221 @@ class BucketHost:
         return True
 
 
-def push_to(host: BucketHost, requests: int, *, retry_after: float, latency: float = 0.02) -> tuple[float, int]:
-    """Push so many requests as fast as the rules allow; gives the time it took, and how many were refused."""
-    rules = PaceRules(32, 0.0)
-    flying: list[tuple[float, float, bool]] = []  # when the answer comes, when it was sent, what it is
-    now, done, refused = 0.0, 0, 0
-    while done < requests:
-        wait = rules.wait_before(now)
-        if len(flying) < rules.in_flight_limit and wait <= 0:
-            rules.went_out()
-            flying.append((now + latency, now, host.takes(now)))
-            continue
-        answer_at = flying[0][0] if flying else float("inf")
-        free_at = now + wait if len(flying) < rules.in_flight_limit else float("inf")
-        now = min(answer_at, free_at)
-        if answer_at <= free_at:
-            _, sent_at, good = flying.pop(0)
-            done += good
-            refused += not good
-            if good:
-                rules.accepted(now)
-            else:
-                rules.pushed_back(sent_at, now, retry_after, limits_rate=True)
-    return now, refused
+class WindowHost:
+    """A host that takes `rate` requests in any second."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate, self.times = rate, deque[float]()
+
+    def takes(self, now: float) -> bool:
+        while self.times and self.times[0] <= now - 1:
+            self.times.popleft()
+        if len(self.times) >= self.rate:
+            return False
+        self.times.append(now)
+        return True
+
+
+def push_to(
+    host: BucketHost | WindowHost,
+    *requests: int,
+    board: Board | None = None,
+    quotas: Sequence[Quota] = (),
+    retry_after: float = 2.0,
+) -> tuple[float, int]:
+    """As many pushes side by side; gives the virtual time they took, and how many requests were refused."""
+    refused = 0
+
+    async def push(count: int, board: Board) -> None:
+        timing = Timing(anyio.current_time, anyio.current_time, anyio.sleep)
+        pace = Pace("host", 32, timing=timing, emit=lambda _: None, quotas=quotas, board=board)
+        left = iter(range(count))
+
+        async def work() -> None:
+            nonlocal refused
+            for _ in left:
+                good = False
+                while not good:
+                    async with pace.visit(SMALL) as visit:
+                        good = host.takes(anyio.current_time())
+                        await anyio.sleep(0.02)
+                        if not good:
+                            refused += 1
+                            visit.push_back(retry_after, limits_rate=True)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(32):
+                group.start_soon(work)
+
+    async def pushes() -> None:
+        shared = board or OwnBoard()
+        async with anyio.create_task_group() as group:
+            for count in requests:
+                group.start_soon(push, count, shared)
+
+    return run_in_virtual_time(pushes)[1], refused
 
 
 class TestCeiling:
     def test_there_is_none_before_the_first_refusal(self) -> None:
-        ceiling = RateCeiling(0.0)
-        assert ceiling.wait_before(answered(ceiling, 10_000, over=1.0)) == 0.0
+        rules = PaceRules(64)
+        now = accept(rules, 10_000, over=1.0)
+        assert (rules.reserve(now), rules.rate(now)) == (0.0, None)
 
     def test_it_is_nine_tenths_of_what_was_accepted(self) -> None:
-        ceiling = RateCeiling(0.0)
-        now = answered(ceiling, 100, over=5.0)
-        refuse(ceiling, 3, now)
-        assert ceiling.rate == pytest.approx(18.0, rel=0.01)
+        rules = PaceRules(64)
+        now = accept(rules, 100, over=5.0)
+        refuse(rules, 3, now)
+        assert rules.rate(now) == pytest.approx(18.0, abs=1.0)
 
     def test_a_refusal_now_and_then_sets_none(self) -> None:
-        ceiling = RateCeiling(0.0)
-        now = answered(ceiling, 1000, over=5.0)
-        refuse(ceiling, 3, now)
-        assert ceiling.rate is None
+        rules = PaceRules(64)
+        now = accept(rules, 1000, over=5.0)
+        refuse(rules, 3, now)
+        assert rules.rate(now) is None
 
     def test_a_host_that_is_only_busy_sets_none(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         for _ in range(9):
             rules.pushed_back(sent_at=1.0, now=1.0, retry_after=None, limits_rate=False)
-        assert rules.ceiling.rate is None
+        assert rules.rate(1.0) is None
 
     def test_a_guess_that_was_too_low_is_mended_within_seconds(self) -> None:
-        ceiling = RateCeiling(0.0)
-        answered(ceiling, 100, over=0.1)
-        refuse(ceiling, 10, 0.1)
-        now = 0.1
-        while now < 10:
-            now += 0.1
-            ceiling.accepted(now)
-        assert ceiling.rate == pytest.approx(0.7 * 1030, rel=0.01), (
-            "a safe share of what was asked of it when it refused"
-        )
+        rules = PaceRules(64)
+        accept(rules, 100, over=0.1)
+        refuse(rules, 10, 0.1)
+        assert rules.rate(0.1) == pytest.approx(90)
+        now = use(rules, 10.0, start=0.1)
+        assert (rules.rate(now) or 0.0) > 500
 
-    def test_near_the_refused_rate_it_is_probed_by_a_twentieth_every_20_seconds(self) -> None:
-        ceiling = RateCeiling(0.0)
-        now = answered(ceiling, 100, over=5.0)
-        refuse(ceiling, 3, now)
-        before = ceiling.rate
-        assert before is not None
-        answered(ceiling, 100, over=19.0, start=now)
-        assert ceiling.rate == before
-        answered(ceiling, 10, over=1.0, start=now + 20.0)
-        assert ceiling.rate == pytest.approx(before * 1.05)
+    def test_a_refusal_leads_back_to_what_has_proven_itself_and_to_smaller_steps(self) -> None:
+        rules = PaceRules(64)
+        refuse(rules, 3, accept(rules, 100, over=1.0))
+        now = use(rules, 2.05, start=1.0)
+        first = rules.rate(now)
+        refuse(rules, 1, now)
+        assert first == pytest.approx(90 * 1.25, rel=0.02)
+        assert rules.rate(now) == pytest.approx(90 * 0.97, rel=0.02)
+        refuse(rules, 1, now + 0.5)
+        assert rules.rate(now) == pytest.approx(90 * 0.97, rel=0.02), "a refusal now and then"
+        now = use(rules, now + 1.15, start=now)
+        assert rules.rate(now) == pytest.approx(90 * 0.97 * 1.25**0.5, rel=0.02)
+
+    def test_in_the_end_it_is_probed_by_a_twentieth_every_20_seconds(self) -> None:
+        board = OwnBoard()
+        board.change(0.0, lambda pace: pace.with_buckets({"all": Bucket(50.0, proven=50.0)}))
+        rules = PaceRules(64, board=board)
+        now = use(rules, 19.5, start=0.0)
+        assert rules.rate(now) == 50.0
+        now = use(rules, 20.5, start=now)
+        assert rules.rate(now) == pytest.approx(52.5)
+        refuse(rules, 1, now)
+        assert rules.rate(now) == pytest.approx(48.5)
+
+    def test_what_is_not_used_up_is_not_probed(self) -> None:
+        rules = PaceRules(64)
+        now = accept(rules, 100, over=5.0)
+        refuse(rules, 3, now)
+        before = rules.rate(now)
+        for second in range(100):
+            rules.reserve(now + 1 + second)
+            rules.accepted(now + 1.5 + second)
+        assert rules.rate(now + 101) == before
+
+    def test_what_was_learnt_a_day_ago_is_forgotten(self) -> None:
+        rules = PaceRules(64)
+        now = accept(rules, 100, over=5.0)
+        refuse(rules, 3, now)
+        assert rules.rate(now + 23 * 3600) is not None
+        assert rules.rate(now + 25 * 3600) is None
 
     @pytest.mark.parametrize("burst", [1, 10, 60])
     @pytest.mark.parametrize("rate", [60, 200])
     def test_a_limit_per_second_is_found_and_used(self, rate: float, burst: float) -> None:
         """In the first minute, from knowing nothing, with waits of 2 s after every refusal."""
         requests = int(rate * 60)
-        seconds, refused = push_to(BucketHost(rate, burst), requests, retry_after=2.0)
+        seconds, refused = push_to(BucketHost(rate, burst), requests)
         assert seconds < 1.65 * requests / rate
         assert refused < 0.02 * requests
 
     @given(st.floats(1.0, 500.0), st.integers(50, 300))
     def test_no_more_goes_out_than_it_allows(self, rate: float, count: int) -> None:
-        ceiling = RateCeiling(0.0)
-        ceiling.rate = rate
+        board = OwnBoard()
+        board.change(0.0, lambda pace: pace.with_buckets({"all": Bucket(rate)}))
+        rules = PaceRules(64, board=board)
         now = 0.0
         for _ in range(count):
-            while (wait := ceiling.wait_before(now)) > 0:
-                now += wait
-            ceiling.went_out()
-        burst = max(1.0, rate / 10)
+            now += rules.reserve(now)
+        burst = max(2.0, rate / 10)
         assert count <= rate * now + burst + 1e-6
         assert now <= count / rate + 1e-6, "and it is used up"
 
 
+SIXTY = (Quota(EVERY_REQUEST, 60),)
+"""The registry of the issue: 429 with Retry-After 2 to everything beyond 60 requests a second."""
+
+
+class TestSixtyRequestsPerSecond:
+    """Bounds: a quota that is known 1.3 times the ideal time and 2 % refused, one that is not 1.5 times and 4 %."""
+
+    @pytest.mark.parametrize("requests", [(2000,), (2000, 2000), (2000, 300)])
+    def test_a_known_quota_is_not_run_into(self, requests: tuple[int, ...]) -> None:
+        seconds, refused = push_to(WindowHost(60), *requests, quotas=SIXTY)
+        assert refused == 0
+        assert seconds <= 1.12 * sum(requests) / 60
+
+    @pytest.mark.parametrize("requests", [(2000,), (2000, 2000), (2000, 300)])
+    def test_an_unknown_one_is_found_out_and_then_as_good_as_known(self, requests: tuple[int, ...]) -> None:
+        board, host, ideal = OwnBoard(), WindowHost(60), sum(requests) / 60
+        seconds, refused = push_to(host, *requests, board=board)
+        assert seconds <= 1.5 * ideal
+        assert 0 < refused < 0.04 * sum(requests)
+        host.times.clear()
+        board.change(0.0, at_another_time)
+        seconds, refused = push_to(host, *requests, board=board)
+        assert seconds <= 1.3 * ideal
+        assert refused < 0.02 * sum(requests)
+
+    def test_each_kind_of_request_has_a_quota_of_its_own(self) -> None:
+        rules = PaceRules(64, (Quota(frozenset({"manifest"}), 10), Quota(frozenset({"open"}), 100)))
+        waits = {kind: [rules.reserve(0.0, kind) for _ in range(3)] for kind in KINDS}
+        assert waits["manifest"] == pytest.approx([0, 1 / 9, 2 / 9])
+        assert waits["open"] == [0, 0, 0], "a twentieth of it may go at once"
+        assert waits["read"] == [0, 0, 0]
+
+    def test_a_request_for_which_two_quotas_count_waits_for_both(self) -> None:
+        rules = PaceRules(64, (Quota(EVERY_REQUEST, 20), Quota(frozenset({"manifest"}), 10)))
+        assert [rules.reserve(0.0, "manifest") for _ in range(3)] == pytest.approx([0, 1 / 9, 2 / 9])
+        assert rules.reserve(0.0, "read") == pytest.approx(3 / 18)
+
+    def test_a_quota_that_others_use_up_is_lowered_and_never_outgrown(self) -> None:
+        seconds, refused = push_to(WindowHost(30), 1500, quotas=SIXTY)
+        assert seconds < 1.5 * 1500 / 30
+        assert refused < 0.04 * 1500
+        rules = PaceRules(64, SIXTY)
+        refuse(rules, 3, 1.0)
+        assert rules.rate(2.0) == pytest.approx(0.5), "nothing was accepted"
+        now = use(rules, 200.0, start=2.0)
+        assert rules.rate(now) == pytest.approx(54.0)
+
+
+def at_another_time(pace: HostPace) -> HostPace:
+    """As the pace of an earlier push looks to one that starts its clock at nought."""
+    bucket = pace.bucket("all")
+    return HostPace().with_buckets({"all": Bucket(bucket.rate, bucket.proven, bucket.step, lowered_at=0.0)})
+
+
 class TestHolding:
     def test_everybody_waits_as_long_as_was_asked(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         rules.pushed_back(sent_at=0.0, now=1.0, retry_after=12.0, limits_rate=False)
-        assert (rules.wait_before(1.0), rules.wait_before(13.0)) == (12.0, 0.0)
+        assert (rules.reserve(1.0), rules.reserve(13.0)) == (12.0, 0.0)
 
     def test_a_shorter_wait_never_shortens_a_longer_one(self) -> None:
-        rules = PaceRules(64, 0.0)
+        rules = PaceRules(64)
         rules.pushed_back(sent_at=0.0, now=1.0, retry_after=12.0, limits_rate=False)
         rules.pushed_back(sent_at=0.0, now=2.0, retry_after=1.0, limits_rate=False)
-        assert rules.wait_before(2.0) == 11.0
+        assert rules.reserve(2.0) == 11.0
 
 
 class Visitors:
