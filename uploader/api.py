@@ -226,7 +226,7 @@ async def _run(
                 reference, options, emit=emit, shared=beside.shared, before_write=beside.before_write
             )
             if beside
-            else wiring.open_destination(reference, options, emit=emit)
+            else wiring.open_destination(reference, options, emit=emit, record=record)
         )
         if mend is not None:
             opened = mend.view(opened)

@@ -85,15 +85,16 @@ def share(options: PushOptions, environment: Mapping[str, str] = os.environ) -> 
     from uploader.registry.client import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
     from uploader.registry.shared import RegistryPool  # noqa: PLC0415
 
-    registries = RegistryPool(
-        most_in_flight=options.jobs,
-        limit_rate=options.limit_rate,
-        user_agent=f"uploader/{__version__}",
-        environment=environment,
-        ca_file=options.ca_file,
-        settings=ClientSettings(realms=frozenset(options.auth_realms)),
-    )
     with open_record(options) as record:
+        registries = RegistryPool(
+            most_in_flight=options.jobs,
+            limit_rate=options.limit_rate,
+            user_agent=f"uploader/{__version__}",
+            environment=environment,
+            ca_file=options.ca_file,
+            settings=ClientSettings(realms=frozenset(options.auth_realms)),
+            facts=record,
+        )
         yield Shared(registries, record, anyio.CapacityLimiter(os.cpu_count() or 1))
 
 
@@ -128,10 +129,12 @@ async def open_destination(
     read_only: bool = False,
     shared: Shared | None = None,
     before_write: Callable[[], None] = lambda: None,
+    record: Record | None = None,
 ) -> AsyncIterator[Destination]:
     """The destination, ready for use; raises InputError for settings that cannot be read, UnusableError.
 
-    `before_write` is for pushes that share registries, see `RegistryPool.open`.
+    `before_write` is for pushes that share registries, see `RegistryPool.open`. `record` keeps what is learnt of a
+    registry that is not shared.
     """
     match reference:
         case LayoutFolder(path):
@@ -144,19 +147,27 @@ async def open_destination(
             async with shared.registries.open(repository, emit=emit, sent=sent, before_write=before_write) as client:
                 yield client
         case Repository() as repository:
-            async with _open_registry(repository, options, emit, environment, read_only=read_only) as client:
+            opened = _open_registry(repository, options, emit, environment, record or NoRecord(), read_only=read_only)
+            async with opened as client:
                 yield client
 
 
 @asynccontextmanager
 async def _open_registry(
-    repository: Repository, options: PushOptions, emit: Emit, environment: Mapping[str, str], *, read_only: bool
+    repository: Repository,
+    options: PushOptions,
+    emit: Emit,
+    environment: Mapping[str, str],
+    record: Record,
+    *,
+    read_only: bool,
 ) -> AsyncIterator[Destination]:
     from uploader.oci.profile import profile_for  # noqa: PLC0415  (all of these bring aiohttp)
     from uploader.registry.bandwidth import Bandwidth  # noqa: PLC0415
     from uploader.registry.certificates import find_certificates  # noqa: PLC0415
     from uploader.registry.client import ClientSettings, RegistryClient  # noqa: PLC0415
     from uploader.registry.credentials import find_credentials  # noqa: PLC0415
+    from uploader.registry.learnt import Limits, RecordedBoard  # noqa: PLC0415
     from uploader.registry.pace import Pace  # noqa: PLC0415
     from uploader.registry.reach import Reach  # noqa: PLC0415
     from uploader.registry.timing import Timing  # noqa: PLC0415
@@ -164,6 +175,8 @@ async def _open_registry(
 
     settings = ClientSettings(realms=frozenset(options.auth_realms), read_only=read_only)
     timing = Timing()
+    host = repository.registry.host
+    limits = Limits(host, profile_for(host), record, timing.wall)
     transport = Transport(
         repository.registry.origin,
         connections=options.jobs,
@@ -172,15 +185,22 @@ async def _open_registry(
         ca_file=options.ca_file,
         sent=partial(_tell_sent, emit),
         limit=Bandwidth(options.limit_rate, timing) if options.limit_rate else None,
-        certificates=await anyio.to_thread.run_sync(find_certificates, repository.registry.host, environment),
+        certificates=await anyio.to_thread.run_sync(find_certificates, host, environment),
         reach=Reach(repository.registry.origin, trusted=options.auth_realms),
     )
     async with RegistryClient(
         repository,
         transport=transport,
-        pace=Pace(repository.registry.host, options.jobs, timing=timing, emit=emit),
-        credentials=await find_credentials(repository.registry.host, environment),
-        profile=profile_for(repository.registry.host),
+        pace=Pace(
+            host,
+            options.jobs,
+            timing=timing,
+            emit=emit,
+            quotas=limits.profile.quotas,
+            board=RecordedBoard(host, record),
+        ),
+        credentials=await find_credentials(host, environment),
+        limits=limits,
         settings=settings,
         timing=timing,
     ) as client:

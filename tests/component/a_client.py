@@ -13,6 +13,7 @@ from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
 from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
 from uploader.registry.pace import Pace
 from uploader.registry.transport import Timeouts, Transport
 from uploader.testing.clock import Clock
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from uploader.model.events import Event
     from uploader.registry.certificates import Certificates
     from uploader.registry.credentials import Credentials
+    from uploader.registry.learnt import HostFacts
     from uploader.registry.reach import Reach
     from uploader.testing import FakeRegistry
 
@@ -72,6 +74,7 @@ async def a_client(
     jobs: int = 32,
     certificates: Certificates | None = None,
     reach: Reach | None = None,
+    facts: HostFacts | None = None,
     **settings: Any,
 ) -> AsyncIterator[RegistryClient]:
     """A client of the repository `team/cache`; `settings` are those of ClientSettings."""
@@ -80,6 +83,7 @@ async def a_client(
         registry if isinstance(registry, Registry) else Registry("https" if registry.ca_file else "http", registry.host)
     )
     chosen = ClientSettings(**settings)
+    kept = facts or NoFacts()
     transport = Transport(
         where.origin,
         connections=jobs,
@@ -93,9 +97,16 @@ async def a_client(
     client = RegistryClient(
         Repository(where, NAME),
         transport=transport,
-        pace=Pace(where.host, jobs, timing=clock.timing, emit=(events if events is not None else []).append),
+        pace=Pace(
+            where.host,
+            jobs,
+            timing=clock.timing,
+            emit=(events if events is not None else []).append,
+            quotas=profile.quotas,
+            board=RecordedBoard(where.host, kept),
+        ),
         credentials=credentials,
-        profile=profile,
+        limits=Limits(where.host, profile, kept, clock.timing.wall),
         settings=chosen,
         timing=clock.timing,
     )

@@ -14,10 +14,14 @@ from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
 from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_LAYER, OCI_MANIFEST
-from uploader.oci.profile import MIB, Profile
+from uploader.oci.profile import MIB, Profile, profile_for
+from uploader.record import Record
 from uploader.testing import DISTRIBUTION_2_8, ECR, AcceptThenReset, Answer, FakeRegistry, Fault, Hold, Quirks, Stall
+from uploader.testing.clock import Clock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from uploader.model.events import Event
 
 pytestmark = pytest.mark.asyncio
@@ -321,3 +325,72 @@ async def closed_soon(registry: FakeRegistry, scope: anyio.CancelScope) -> None:
     await registry.wait_started("put-blob")
     registry.inject(Fault(on="cancel", then=Answer(500)))
     scope.cancel()
+
+
+class TestWhatARegistryIsKnownFor:
+    async def test_what_was_learnt_is_used_by_the_next_push(self, tmp_path: Path) -> None:
+        content, clock = bytes(5 * MIB // 2), Clock()
+        record = Record(tmp_path / "record.sqlite")
+        quirks = Quirks(body_limit=MIB, mount_without_from="refuse")
+        async with FakeRegistry(quirks=quirks) as registry:
+            registry.inject(Fault(on="mount", then=Answer(405)))
+            async with a_client(registry, facts=record, clock=clock) as client:
+                assert await push(client, content, expected=True) == "uploaded"
+                assert await push(client, b"other", expected=True) == "uploaded"
+            taught = [(one.kind, one.forbidden != "") for one in registry.requests]
+            assert taught == [
+                ("mount", False), ("head-blob", False), ("open", False), ("put-blob", True),
+                ("open", False), ("patch", False), ("patch", False), ("patch", False), ("put-blob", False),
+                ("head-blob", False), ("open", False), ("put-blob", False),
+            ]  # fmt: skip
+            async with a_client(registry, facts=record, clock=clock) as client:
+                assert await push(client, content[1:], expected=True) == "uploaded"
+            again = registry.requests[len(taught) :]
+            assert [one.kind for one in again] == ["head-blob", "open", "patch", "patch", "patch", "put-blob"]
+            assert not any(one.forbidden for one in again)
+
+    async def test_a_manifest_waits_for_a_blob_that_is_not_everywhere_yet(self) -> None:
+        """ECR; elsewhere the push asks at once what is missing (`service/push.py`)."""
+        clock, profile = Clock(), Profile(blob_lag=0.5)
+        async with (
+            FakeRegistry(profile=profile, clock=clock.time) as registry,
+            a_client(registry, profile=profile, clock=clock) as client,
+        ):
+            await push(client, CONFIG)
+            await push(client, LAYER)
+            await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+            assert kinds(registry)[4:] == ["put-manifest"] * 4
+            assert sum(clock.sleeps) == pytest.approx(0.7)
+            clock.now += 60
+            registry.inject(Fault(on="put-manifest", then=Answer(404, codes=("BLOB_UNKNOWN",))))
+            with pytest.raises(RegistryError, match="BLOB_UNKNOWN"):
+                await client.push_manifest(Tag("other"), a_manifest(), OCI_MANIFEST)
+            assert kinds(registry)[8:] == ["put-manifest", "head-manifest"], "that is not the lag of a moment"
+
+    async def test_a_tag_that_was_just_written_is_asked_for_until_it_is_seen(self) -> None:
+        clock, profile = Clock(), Profile(tag_lag=0.5)
+        async with (
+            FakeRegistry(profile=profile, clock=clock.time) as registry,
+            a_client(registry, profile=profile, clock=clock) as client,
+        ):
+            await push(client, CONFIG)
+            await push(client, LAYER)
+            await client.push_manifest(ZLIB, a_manifest(), OCI_MANIFEST)
+            assert await client.find_tag(ZLIB) == Digest.of(a_manifest())
+            assert await client.find_tag(Tag("never-written")) is None
+            assert kinds(registry)[5:] == ["head-manifest"] * 5
+            del registry.repository(NAME).tags[ZLIB]
+            clock.now += 60
+            assert await client.find_tag(ZLIB) is None
+            assert kinds(registry)[10:] == ["head-manifest"]
+
+    async def test_a_limit_on_pushes_that_says_no_time_is_waited_out_for_a_minute(self) -> None:
+        """GHCR's secondary limit."""
+        clock, profile = Clock(), profile_for("ghcr.io")
+        limit = Answer(403, codes=("DENIED",), message="You have exceeded a secondary rate limit.")
+        async with (
+            FakeRegistry(profile=profile, clock=clock.time, faults=[Fault(on="open", then=limit, times=2)]) as registry,
+            a_client(registry, profile=profile, clock=clock) as client,
+        ):
+            assert await push(client) == "uploaded"
+        assert clock.now - 1000 >= 120

@@ -24,6 +24,7 @@ from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
 from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.learnt import Limits, NoFacts
 from uploader.registry.pace import Pace
 from uploader.registry.timing import Timing
 from uploader.registry.transport import Transport
@@ -85,7 +86,7 @@ def registry_session(host: str, name: str, profile: Profile) -> Session:
             transport=transport,
             pace=Pace(host, 16, timing=timing, emit=lambda _: None),
             credentials=None,
-            profile=profile,
+            limits=Limits(host, profile, NoFacts(), timing.wall),
             settings=settings,
             timing=timing,
         )

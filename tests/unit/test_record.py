@@ -453,3 +453,38 @@ def test_a_use_in_another_thread_is_a_mistake_that_shows(tmp_path: Path) -> None
         thread.join()
         assert raised == [sqlite3.ProgrammingError]
         assert record.problem is None
+
+
+class TestChangingFacts:
+    def test_processes_change_a_fact_one_after_the_other(self, tmp_path: Path) -> None:
+        one, two = (Record(tmp_path / "record.sqlite") for _ in range(2))
+        for record in (one, two, one):
+            assert record.change_fact("host", "count", lambda value: value + 1 if isinstance(value, int) else 1)
+        assert (one.fact("host", "count"), two.fact("host", "count")) == (3, 3)
+
+    def test_a_change_that_fails_leaves_it_and_the_record_as_they_were(self, tmp_path: Path) -> None:
+        record = Record(tmp_path / "record.sqlite")
+        record.remember_fact("host", "count", 1)
+        with pytest.raises(ZeroDivisionError):
+            record.change_fact("host", "count", lambda _: 1 // 0)
+        record.remember_fact("host", "other", 2)
+        assert (record.fact("host", "count"), record.fact("host", "other")) == (1, 2)
+
+    def test_a_fact_that_is_no_json_is_none(self, tmp_path: Path) -> None:
+        record = Record(tmp_path / "record.sqlite")
+        record.remember_fact("host", "name", 1)
+        with sqlite3.connect(tmp_path / "record.sqlite") as database:
+            database.execute("UPDATE facts SET json = '{' WHERE used > 0")
+        database.close()
+        seen: list[object] = []
+        assert record.fact("host", "name") is None
+
+        def five(value: object) -> int:
+            seen.append(value)
+            return 5
+
+        assert record.change_fact("host", "name", five)
+        assert (seen, record.fact("host", "name")) == ([None], 5)
+
+    def test_where_nothing_is_kept_nothing_is_changed(self) -> None:
+        assert not NoRecord().change_fact("host", "name", lambda _: 1)

@@ -53,12 +53,13 @@ def read_refusal(answer: Response | Lost, profile: Profile, now: float) -> Refus
     limited_403 = answer.status == 403 and any(
         phrase in answer.body[:4096].decode("utf-8", "replace").lower() for phrase in profile.throttling_403
     )
+    told = _retry_after(answer, said or answer.body[:4096].decode("utf-8", "replace"), now)
     throttled = answer.status in {429, 503} or limited_403 or not _CODES_OF_QUOTA.isdisjoint(codes)
     return Refusal(
         _kind(answer.status, throttled=throttled),
         transient=answer.status in _TRANSIENT or throttled,
         throttled=throttled,
-        retry_after=_retry_after(answer, said or answer.body[:4096].decode("utf-8", "replace"), now),
+        retry_after=told if told is not None or not limited_403 else profile.untold_wait,
         text=text,
         codes=codes,
     )

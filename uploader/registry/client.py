@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -19,6 +20,7 @@ from uploader.oci.blob_upload import Ask, BlobUpload, can_continue
 from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes, has_size
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
+from uploader.oci.profile import kind_of
 from uploader.oci.refusal import read_refusal, refusal_error
 from uploader.oci.tag_list import next_page, tags_of
 from uploader.registry.auth import Authorizer
@@ -26,7 +28,7 @@ from uploader.registry.retry import Retrying, RetryPolicy
 from uploader.registry.transport import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from uploader.oci.journal import Journal
     from uploader.oci.profile import Profile
     from uploader.registry.credentials import Credentials
+    from uploader.registry.learnt import Limits
     from uploader.registry.pace import Pace
     from uploader.registry.timing import Timing
     from uploader.registry.transport import Transport
@@ -45,6 +48,11 @@ _LARGEST_TAG_PAGE_BYTES = 64 * 1024 * 1024
 _TAG_PAGES = 100_000
 _CANCEL_SECONDS = 1.0
 _DENIED_WRITES = 8
+_BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
+_PATIENCE = 10
+"""So many times the lag that a registry is known for is waited out."""
+_SHORTEST_PATIENCE_SECONDS = 2.0
+_FIRST_LAG_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class RegistryClient:
         transport: Transport,
         pace: Pace,
         credentials: Credentials | None,
-        profile: Profile,
+        limits: Limits,
         settings: ClientSettings,
         timing: Timing,
     ) -> None:
@@ -77,22 +85,23 @@ class RegistryClient:
         self._where = f"{repository.registry.host}/{repository.name}"
         self._transport = transport
         self._pace = pace
-        self._profile = profile
+        self._limits = limits
         self._settings = settings
         self._timing = timing
-        self._retrying = Retrying(settings.retry, profile, timing, pace.emit)
+        self._retrying = Retrying(settings.retry, limits.profile, timing, pace.emit)
         self._authorizer = Authorizer(
             origin=transport.origin,
             repository=self._name,
             actions="pull" if settings.read_only else "pull,push",
             credentials=credentials,
-            profile=profile,
+            profile=limits.profile,
             realms=settings.realms,
             ask=self._ask_with,
             clock=timing.monotonic,
         )
-        self._mounts = profile.self_mount
-        self._streams = True
+        self._mounts = self._streams = True
+        self._blob_taken_at = -math.inf
+        self._tagged_at: dict[Tag, float] = {}
         self._silent_since: float | None = None
         self._denied: set[str] = set()
         self._wrote = False
@@ -116,7 +125,7 @@ class RegistryClient:
     async def find_tag(self, tag: Tag) -> Digest | None:
         """HEAD, never GET: a GET counts as a pull. A registry that tells no digest is asked again by GET."""
         request = self._manifest_request("HEAD", tag)
-        answer = await self._ask(request)
+        answer = await self._ask_until(request, self._tag_is_settled_at(tag), _is_absent)
         match answer:
             case Response(status=404):
                 return None
@@ -217,7 +226,10 @@ class RegistryClient:
             kept.ended()
         if journal is not None and upload.why_again and how == "uploaded":
             journal.sent_again(upload.sent_again, upload.why_again)
-        self._wrote = self._wrote or how != "present"
+        if how == "uploaded":
+            self._wrote = True
+            self._blob_taken_at = self._timing.monotonic()
+            self._learn(upload)
         return how
 
     async def mount_blob(self, descriptor: Descriptor, source: Destination) -> bool:
@@ -245,7 +257,9 @@ class RegistryClient:
             {"content-type": media_type},
             content,
         )
-        answer = await self._ask(request)
+        profile = self._profile
+        settled_at = self._blob_taken_at + _PATIENCE * profile.blob_lag if profile.blob_lag else -math.inf
+        answer = await self._ask_until(request, settled_at, _lacks_a_blob)
         digest = Digest.of(content)
         if not isinstance(answer, Response) or answer.status not in {200, 201, 202, 204}:
             error = refusal_error(request, answer, self._profile)
@@ -254,6 +268,8 @@ class RegistryClient:
             self._note_denied(tag, error)
             raise error
         self._wrote = True
+        self._tagged_at.pop(tag, None)
+        self._tagged_at[tag] = self._timing.monotonic()
         stored = _digest_of(answer)
         if stored is not None and not _is_of(content, stored):
             raise RegistryError(f"{request.subject}: the registry stored {stored.short} instead of {digest.short}")
@@ -303,7 +319,18 @@ class RegistryClient:
     def _how_to_ask(self, expected: bool) -> Ask:
         if not expected:
             return "nothing"
-        return "mount" if self._mounts else "head"
+        return "mount" if self._mounts and self._profile.self_mount else "head"
+
+    def _learn(self, upload: BlobUpload) -> None:
+        """What its answers taught, now that the blob is there all the same."""
+        if upload.mount_refused:
+            self._limits.no_mount()
+        if upload.streams_refused:
+            self._limits.no_stream()
+        if upload.shrunk_to is not None:
+            self._limits.body_limit(upload.shrunk_to)
+        if upload.least_piece is not None:
+            self._limits.least_piece(upload.least_piece)
 
     async def _drive(self, upload: BlobUpload, journal: Journal | None) -> How:
         step = upload.begin()
@@ -345,6 +372,27 @@ class RegistryClient:
         subject = f"{verb} blob {descriptor.digest.short} of {self._where}"
         return Request(method, f"/v2/{self._name}/blobs/{descriptor.digest}", subject)  # type: ignore[arg-type]
 
+    @property
+    def _profile(self) -> Profile:
+        return self._limits.profile
+
+    def _tag_is_settled_at(self, tag: Tag) -> float:
+        """Until when the tag may be absent although it was written; of long ago nothing is kept."""
+        now = self._timing.monotonic()
+        patience = max(_SHORTEST_PATIENCE_SECONDS, _PATIENCE * self._profile.tag_lag)
+        while self._tagged_at and (oldest := next(iter(self._tagged_at.items())))[1] < now - patience:
+            del self._tagged_at[oldest[0]]
+        return self._tagged_at.get(tag, -math.inf) + patience
+
+    async def _ask_until(self, request: Request, settled_at: float, unsettled: Callable[[Answer], bool]) -> Answer:
+        """Ask again while the answer may be one of a moment ago: what was written is not everywhere at once."""
+        wait = _FIRST_LAG_SECONDS
+        while unsettled(answer := await self._ask(request)) and self._timing.monotonic() < settled_at:
+            self._retries += 1
+            await self._timing.sleep(wait)
+            wait *= 2
+        return answer
+
     async def _ask(self, request: Request, *, most: int = _LARGEST_ERROR_BYTES) -> Answer:
         """Send under the retry policy, logging in where that is asked for."""
 
@@ -379,7 +427,7 @@ class RegistryClient:
         """One request, at the host's pace; without a connection, as many as it takes for the run to give up."""
         first_at: float | None = None
         while True:
-            async with self._pace.visit(request.size) as visit:
+            async with self._pace.visit(request.size, kind_of(request.method, request.url)) as visit:
                 self._requests += 1
                 begun = self._timing.monotonic()
                 first_at = begun if first_at is None else first_at
@@ -459,6 +507,16 @@ class _Checked:
     @property
     def is_whole(self) -> bool:
         return (self._hash.hexdigest(), self._size) == (self._descriptor.digest.hex, self._descriptor.size)
+
+
+def _is_absent(answer: Answer) -> bool:
+    return isinstance(answer, Response) and answer.status == 404
+
+
+def _lacks_a_blob(answer: Answer) -> bool:
+    if not isinstance(answer, Response) or answer.status not in {400, 404}:
+        return False
+    return not _BLOB_UNKNOWN.isdisjoint(code for code, _ in error_codes(answer.body))
 
 
 def _digest_of(answer: Response) -> Digest | None:

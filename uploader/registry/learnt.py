@@ -61,6 +61,8 @@ class Limits:
             self._least(least)
         if self._recall("mounts") == 0:
             self.profile = replace(self.profile, self_mount=False)
+        if self._recall("streams") == 0:
+            self.profile = replace(self.profile, resumes=False)
 
     def body_limit(self, size: int) -> None:
         """A larger body was refused, and one of `size` bytes taken."""
@@ -78,6 +80,11 @@ class Limits:
         """It does not mount from the repository itself, and takes the blob otherwise."""
         self.profile = replace(self.profile, self_mount=False)
         self._keep("mounts", 0)
+
+    def no_stream(self) -> None:
+        """It takes no PATCH of a whole blob, so that none can be continued."""
+        self.profile = replace(self.profile, resumes=False)
+        self._keep("streams", 0)
 
     def _largest(self, size: int) -> None:
         known = self.profile.largest_body

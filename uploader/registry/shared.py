@@ -14,6 +14,7 @@ from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.certificates import find_certificates
 from uploader.registry.client import ClientSettings, RegistryClient
 from uploader.registry.credentials import find_credentials
+from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
 from uploader.registry.pace import Pace
 from uploader.registry.reach import Reach
 from uploader.registry.timing import Timing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.reference import Registry, Repository
+    from uploader.registry.learnt import HostFacts
 
 _LOGIN_SECONDS: Final = 600.0
 """How long a login is used for new pushes: who rotates it need not restart anything."""
@@ -59,9 +61,19 @@ class SharedClient(RegistryClient):
 class _Host:
     """A registry while somebody uses it. Mutable: who does, and the repositories with their logins."""
 
-    def __init__(self, transport: SharedTransport, host: str, most_in_flight: int, timing: Timing) -> None:
+    def __init__(
+        self, transport: SharedTransport, host: str, most_in_flight: int, timing: Timing, facts: HostFacts
+    ) -> None:
         self.transport = transport
-        self.pace = Pace(host, most_in_flight, timing=timing, emit=self._tell)
+        self.limits = Limits(host, profile_for(host), facts, timing.wall)
+        self.pace = Pace(
+            host,
+            most_in_flight,
+            timing=timing,
+            emit=self._tell,
+            quotas=self.limits.profile.quotas,
+            board=RecordedBoard(host, facts),
+        )
         self.listeners: list[Emit] = []
         self.clients: dict[str, tuple[float, SharedClient]] = {}
 
@@ -73,6 +85,8 @@ class _Host:
 
 class RegistryPool:
     """Registries with what is shared; each stays open while a push uses it. Mutable: those that are open.
+
+    `facts` keeps what is learnt of them.
 
     `most_in_flight` is for each registry, over all pushes that go there; `limit_rate`, in bytes per second, is for all
     of them together.
@@ -87,7 +101,9 @@ class RegistryPool:
         environment: Mapping[str, str],
         ca_file: Path | None = None,
         settings: ClientSettings | None = None,
+        facts: HostFacts | None = None,
     ) -> None:
+        self._facts = facts or NoFacts()
         self._most_in_flight = most_in_flight
         self._user_agent = user_agent
         self._environment = environment
@@ -136,7 +152,9 @@ class RegistryPool:
                 reach=Reach(registry.origin, trusted=self._settings.realms),
             )
             await transport.__aenter__()
-            host = self._hosts[registry] = _Host(transport, registry.host, self._most_in_flight, self._timing)
+            host = self._hosts[registry] = _Host(
+                transport, registry.host, self._most_in_flight, self._timing, self._facts
+            )
         host.listeners.append(emit)
         return host
 
@@ -149,7 +167,7 @@ class RegistryPool:
             transport=host.transport,
             pace=host.pace,
             credentials=await find_credentials(repository.registry.host, self._environment),
-            profile=profile_for(repository.registry.host),
+            limits=host.limits,
             settings=self._settings,
             timing=self._timing,
         )

@@ -119,12 +119,18 @@ class WindowHost:
 def push_to(
     host: BucketHost | WindowHost,
     *requests: int,
-    board: Board | None = None,
+    board: Board | list[Board] | None = None,
     quotas: Sequence[Quota] = (),
+    begin: float = 0.0,
+    apart: float = 0.0,
     retry_after: float = 2.0,
 ) -> tuple[float, int]:
-    """As many pushes side by side; gives the virtual time they took, and how many requests were refused."""
+    """As many pushes side by side; gives the virtual time they took, and how many requests were refused.
+
+    `board` is theirs together, or each has its own; they begin `apart` seconds after each other.
+    """
     refused = 0
+    boards: list[Board] = board if isinstance(board, list) else [board or OwnBoard()] * len(requests)
 
     async def push(count: int, board: Board) -> None:
         timing = Timing(anyio.current_time, anyio.current_time, anyio.sleep)
@@ -148,12 +154,13 @@ def push_to(
                 group.start_soon(work)
 
     async def pushes() -> None:
-        shared = board or OwnBoard()
+        await anyio.sleep(begin)
         async with anyio.create_task_group() as group:
-            for count in requests:
-                group.start_soon(push, count, shared)
+            for number, count in enumerate(requests):
+                group.start_soon(push, count, boards[number])
+                await anyio.sleep(apart)
 
-    return run_in_virtual_time(pushes)[1], refused
+    return run_in_virtual_time(pushes)[1] - begin, refused
 
 
 class TestCeiling:
