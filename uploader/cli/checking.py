@@ -1,11 +1,8 @@
-"""What `verify` and `heal` have in common: their options, their progress, and the writing of their reports."""
+"""What `verify` and `heal` have in common: their options, and their progress."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -14,7 +11,6 @@ import click
 
 from uploader.cli.push import push
 from uploader.cli.settings import NOT_IN_FILE, default_state, flatten, read_config
-from uploader.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -118,35 +114,6 @@ class TagProgress:
         """Take away what is not to stay."""
         if self._open:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
-
-
-def check_writable(path: Path | None) -> None:
-    """A report that cannot be written is found out before the work, not after."""
-    if path is not None and str(path) != "-" and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
-
-
-def write_report(text: str, path: Path | None) -> None:
-    """Whole or not at all: a reader never sees half a report."""
-    if path is None:
-        return
-    if str(path) == "-":
-        print(text)
-        return
-    try:
-        if path.exists() and not path.is_file():
-            path.write_text(text + "\n", encoding="utf-8")
-            return
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
-        ) as file:
-            file.write(text + "\n")
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        print(text)
-        said = f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output"
-        print(said, file=sys.stderr)
 
 
 def some(names: Iterable[str]) -> str:

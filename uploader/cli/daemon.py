@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from uploader.cli.checking import write_report
 from uploader.cli.push import push
+from uploader.cli.report_file import write_report
 from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import setting
 from uploader.errors import InputError, UnusableError, UploaderError

@@ -12,11 +12,10 @@ from uploader.cli.checking import (
     CHECKING,
     TagProgress,
     as_push_options,
-    check_writable,
     shared_parameters,
     some,
-    write_report,
 )
+from uploader.cli.report_file import check_writable, write_report
 from uploader.cli.running import fail, run
 from uploader.cli.tally import bytes_text, duration_text
 from uploader.errors import UploaderError
@@ -77,10 +76,11 @@ def heal(to: str, sources: tuple[str, ...], *, dry_run: bool, deep: bool, **give
         progress.close()
         fail(error)
     progress.close()
-    write_report(report.to_json(), report_file)
+    written = write_report(report.to_json(), report_file)
     for line in heal_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
-    sys.exit(heal_status(report, signal_number))
+    status = heal_status(report, signal_number)
+    sys.exit(status if written else status or 1)
 
 
 def heal_status(report: HealReport, signal_number: int | None) -> int:

@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -16,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uploader.cli.report_file import check_writable, write_report
 from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import Commas, Size, config_option, default_state, flatten, setting
-from uploader.errors import InputError, UploaderError
+from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
     import anyio
@@ -115,11 +114,11 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
     report_file: Path | None = given.pop("report")
     style: Style = given.pop("progress")
     try:
-        _check_writable(report_file)
+        check_writable(report_file)
         options = _push_options(given)
         began = time.monotonic()
         report, signal_number = run(_work(call, options, style))
-        written = _write_report(report, report_file)
+        written = write_report(report.to_json(), report_file)
     except UploaderError as error:
         fail(error)
     status = exit_status(report, strict=options.strict, signal_number=signal_number)
@@ -157,37 +156,3 @@ def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Ev
             return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
 
     return work
-
-
-def _check_writable(path: Path | None) -> None:
-    """A report that cannot be written is found out before the push, not after."""
-    if path is not None and path.is_dir():
-        raise InputError(f"cannot write the report to {path}: it is a folder")
-    if path is not None and str(path) != "-" and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
-
-
-def _write_report(report: Report, path: Path | None) -> bool:
-    """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be."""
-    if path is None:
-        return True
-    if str(path) == "-":
-        print(report.to_json())
-        return True
-    try:
-        if path.exists() and not path.is_file():
-            path.write_text(report.to_json() + "\n", encoding="utf-8")
-            return True
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
-        ) as file:
-            file.write(report.to_json() + "\n")
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        print(report.to_json())
-        print(
-            f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output", file=sys.stderr
-        )
-        return False
-    return True

@@ -13,11 +13,10 @@ from uploader.cli.checking import (
     CHECKING,
     TagProgress,
     as_push_options,
-    check_writable,
     shared_parameters,
     some,
-    write_report,
 )
+from uploader.cli.report_file import check_writable, write_report
 from uploader.cli.running import fail, run
 from uploader.cli.tally import duration_text
 from uploader.errors import UploaderError
@@ -70,10 +69,11 @@ def verify(to: str, sources: tuple[str, ...], *, deep: bool, **given: Any) -> No
         progress.close()
         fail(error)
     progress.close()
-    write_report(report.to_json(), report_file)
+    written = write_report(report.to_json(), report_file)
     for line in verify_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
-    sys.exit(verify_status(report, signal_number))
+    status = verify_status(report, signal_number)
+    sys.exit(status if written else status or 1)
 
 
 def verify_status(report: VerifyReport, signal_number: int | None) -> int:

@@ -1,0 +1,45 @@
+"""The file that --report names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from uploader.errors import InputError
+
+
+def check_writable(path: Path | None) -> None:
+    """A report that cannot be written is found out before the work, not after; raises InputError."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise InputError(f"cannot write the report to {path}: it is a folder")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
+
+
+def write_report(text: str, path: Path | None) -> bool:
+    """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be."""
+    if path is None:
+        return True
+    if str(path) == "-":
+        print(text)
+        return True
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text + "\n", encoding="utf-8")
+            return True
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+        ) as file:
+            file.write(text + "\n")
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        print(text)
+        said = f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output"
+        print(said, file=sys.stderr)
+        return False
+    return True
