@@ -56,6 +56,7 @@ _LARGEST_READ_BYTES: Final = 16 << 20
 _PATIENCE_SECONDS: Final = 30.0
 _STALE_SECONDS: Final = 24 * 3600
 _PAUSES: Final = 9  # times the cost of writing index.json, before it is written again
+_LARGEST_INDEX_BYTES: Final = 256 * 1024 * 1024
 _EMPTY_INDEX: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}'.encode()
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -306,7 +307,9 @@ class _Folder:
         self._made = True
 
     def _read_index(self) -> dict[str, Any]:
-        content = _read(self.index)
+        content = _read(self.index, _LARGEST_INDEX_BYTES + 1)
+        if content is not None and len(content) > _LARGEST_INDEX_BYTES:
+            raise UnusableError(f"{self.index} is larger than {_LARGEST_INDEX_BYTES} bytes; use a new folder")
         document = json_object(_EMPTY_INDEX if content is None else content)
         if not document or not isinstance(document.get("manifests") or [], list):
             raise UnusableError(f"{self.index} is broken: not an image index in JSON; restore it, or use a new folder")

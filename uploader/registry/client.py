@@ -168,7 +168,8 @@ class RegistryClient:
 
     async def copy_blob(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
         """GET, streamed; from the beginning again when the connection breaks."""
-        request = replace(self._blob_request("GET", descriptor), sink=(sink := _Checked(descriptor, file)))
+        plain = self._blob_request("GET", descriptor)
+        request = replace(plain, sink=(sink := _Checked(descriptor, file, plain.subject)))
         answer = await self._ask(request)
         match answer:
             case Response(status=404):
@@ -484,10 +485,14 @@ def _may_be_continued(error: BaseException) -> bool:
 
 
 class _Checked:
-    """Copies an answer to a file, if there is one, and hashes it on the way. Mutable: the hash and the size."""
+    """Copies an answer to a file, if there is one, and hashes it on the way. Mutable: the hash and the size.
 
-    def __init__(self, descriptor: Descriptor, file: BinaryIO | None) -> None:
+    An answer that goes on after its end is not read on: it might never end.
+    """
+
+    def __init__(self, descriptor: Descriptor, file: BinaryIO | None, subject: str) -> None:
         self._descriptor = descriptor
+        self._subject = subject
         self._file = file
         self.begin()
 
@@ -501,7 +506,12 @@ class _Checked:
     def write(self, chunk: bytes, /) -> None:
         self._hash.update(chunk)
         self._size += len(chunk)
-        if self._file is not None and self._size <= self._descriptor.size:
+        if self._size > self._descriptor.size:
+            raise RegistryError(
+                f"{self._subject}: its content is not what its digest says: it is longer than the "
+                f"{self._descriptor.size} bytes it should have"
+            )
+        if self._file is not None:
             self._file.write(chunk)
 
     @property

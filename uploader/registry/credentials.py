@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _HELPER_SECONDS = 30.0
 _LARGEST_CONFIG_BYTES = 1024 * 1024
+_LARGEST_SECRET_BYTES = 64 * 1024
 _DOCKER_HUB = ("https://index.docker.io/v1/", "docker.io", "index.docker.io", "registry-1.docker.io")
 _IDENTITY_USER = "<token>"  # how a credential helper says that the secret is an identity token
 
@@ -65,7 +66,11 @@ def _setting(environment: Mapping[str, str], name: str) -> str | None:
     if (path := environment.get(f"{name}_FILE")) is None:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST_SECRET_BYTES + 1)
+        if len(content) > _LARGEST_SECRET_BYTES:
+            raise InputError(f"{name}_FILE: {path} is longer than {_LARGEST_SECRET_BYTES} bytes: is it the right file?")
+        return content.decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}_FILE: cannot read {path}: {_reason(error)}") from error
 
