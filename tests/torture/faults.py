@@ -78,6 +78,7 @@ _REGISTRIES: Final = (
 )
 _LOGINS: Final = (None, None, Basic(USER, PASSWORD), Bearer(USER, PASSWORD), Bearer(USER, PASSWORD, seconds=1))
 _WRITES: Final[frozenset[Kind]] = frozenset({"open", "mount", "patch", "put-blob", "put-manifest"})
+_LOOKS: Final[frozenset[Kind]] = frozenset({"head-blob", "head-manifest", "get-manifest", "get-blob"})
 _READS: Final[frozenset[Kind]] = frozenset({"get-manifest", "get-blob", "tags", "token"})
 _UPLOADS: Final[frozenset[Kind]] = frozenset({"patch", "put-blob"})
 
@@ -86,6 +87,7 @@ _REFUSALS: Final = (
     Fault("any", Answer(429, retry_after=2)),
     Fault("any", Answer(503, retry_after="Fri, 31 Dec 1999 23:59:59 GMT")),
     *(Fault(_WRITES, Answer(status)) for status in (400, 403, 405, 413, 416)),
+    *(Fault(_LOOKS, Answer(status)) for status in (400, 403, 405, 501)),
     Fault("mount", RefuseMount(400)),
     Fault(_WRITES, Unauthorized("repository:cache:pull,push")),
 )
@@ -227,6 +229,8 @@ class _Run:
         for fault in faults:
             self._registry.inject(fault)
         before, seen = dict(self._repository.tags), len(self._registry.requests)
+        # Where nothing stalls the limits are longer, so that a slow machine is not taken for a stall.
+        set_speed(SPEED / 5 if certain else SPEED)
         end = self._chance.choice(_ENDS)
         self._tally.ends[end] += 1
         options = self._options()
@@ -283,8 +287,9 @@ class _Run:
         options: dict[str, Any] = {"jobs": self._chance.choice((1, 2, 5, 16, 32))}
         if self._chance.random() < 0.15:
             options["force"] = True
-        if self._chance.random() < 0.2:
-            options["exclude"] = (self._chance.choice(self._material.graph["packages"])["id"],)
+        if self._chance.random() < 0.3:
+            ids = [package["id"] for package in self._material.graph["packages"]]
+            options["exclude"] = tuple(self._chance.sample(ids, self._chance.randint(1, min(3, len(ids)))))
         return options
 
     def _orders(self, **options: Any) -> Orders:

@@ -72,8 +72,14 @@ def untruths(report: Mapping[str, Any], repository: StoredRepository, graph: Map
     entries = report["packages"]
     if sorted(entry["id"] for entry in entries) != sorted(package["id"] for package in graph["packages"]):
         found.append("the report does not name every package once")
+    lacking = {entry["id"]: entry.get("why") or "failed" for entry in entries if "blob" not in entry}
     for entry in entries:
-        found += [f"report of {entry['id']}: {problem}" for problem in _untruths_of(entry, repository)]
+        problems = _untruths_of(entry, repository)
+        if entry["outcome"] == "pushed":
+            said = {missing["id"]: missing["why"] for missing in entry["missing"]}
+            wrong = {key: why for key, why in said.items() if why != lacking.get(key, "unknown-id")}
+            problems += [f"said to be missing, and why: {wrong}"] if wrong else []
+        found += [f"report of {entry['id']}: {problem}" for problem in problems]
     outcomes = [entry["outcome"] for entry in entries]
     for outcome in ("pushed", "present", "failed", "left-out", "interrupted"):
         said = report["totals"][outcome.replace("-", "_")]

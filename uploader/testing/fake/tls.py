@@ -18,9 +18,12 @@ _AUTHORITY = (
     "-addext", "basicConstraints=critical,CA:TRUE",
     "-addext", "keyUsage=critical,keyCertSign,cRLSign",
 )  # fmt: skip
+NAMES = ("localhost", "registry.test", "*.docker.io", "gitlab.com", "*.gitlab.com")
+"""What the certificate is for: names that tests let lead to loopback."""
+
 _SERVER = (
     "-addext", "basicConstraints=critical,CA:FALSE",
-    "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test",
+    "-addext", f"subjectAltName=IP:127.0.0.1,{','.join(f'DNS:{name}' for name in NAMES)}",
 )  # fmt: skip
 
 
