@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.component.a_spack_store import DTTOP, MPILEAKS, index_at, listed, push, unpack_store
+from tests.unit.sources.spack.a_store import AStore
 from uploader import api
 from uploader.testing import Answer, FakeRegistry, Fault, Hold
 
@@ -139,6 +140,23 @@ async def test_an_index_that_was_overwritten_from_an_old_one_is_mended_by_the_ne
         repository.tags["index.spack"] = old
         await push(registry, store, "dttop")
         assert listed(registry) == MPILEAKS | DTTOP
+
+
+@pytest.mark.asyncio
+async def test_what_another_generation_of_spack_pushed_spoils_no_index(store: Path, tmp_path: Path) -> None:
+    """No Spack reads both in one document; the one that was there first goes on."""
+    other = AStore("8").add("a", explicit=True).write(tmp_path / "other")
+    async with FakeRegistry() as registry:
+        await push(registry, store)
+        before = index_at(registry)
+        report, entries = await push(registry, other, "a")
+        assert report.index is not None
+        assert (report.totals.pushed, report.index.outcome) == (1, "failed")
+        assert "different generations of Spack" in str(report.index.error)
+        report, _ = await push(registry, store)
+        assert report.index is not None
+        assert (report.index.outcome, index_at(registry)) == ("present", before)
+        assert [skipped.tag for skipped in report.index.skipped] == [entries["a"].tag]
 
 
 def index_writes(registry: FakeRegistry) -> list[Recorded]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from uploader.model.reference import Tag
     from uploader.service.destination import Destination
+    from uploader.sources.spack.database import DatabaseVersion
 
 _ROUNDS = 8
 _AT_ONCE = 32
@@ -86,7 +87,7 @@ class SpackIndex:
             known = None if afresh and not written else there.index if there else None
             merged = _together(known, wanted)
             untold = await self._tags_beside(merged)
-            merged = _together(merged, await self._from_tags(untold))
+            merged = _together(merged, await self._from_tags(untold, merged.version if merged else None))
             if there is not None and there.index is not None and self._unsure:
                 merged = _together(merged, part_of(there.index, frozenset(map(_hash_in, self._unsure))))
             if merged is None:
@@ -113,7 +114,8 @@ class SpackIndex:
             if is_spec_tag(tag) and tag not in self._skipped and _hash_in(tag) not in listed
         ]
 
-    async def _from_tags(self, tags: list[Tag]) -> Index | None:
+    async def _from_tags(self, tags: list[Tag], version: DatabaseVersion | None) -> Index | None:
+        """What the tags hold of that generation of Spack: what another one pushed must not spoil this one's index."""
         configs: dict[str, bytes] = {}
 
         async def fetch(tag: Tag) -> None:
@@ -125,7 +127,7 @@ class SpackIndex:
                     self._unsure.add(tag)
 
         await for_each(tags, fetch, at_once=_AT_ONCE)
-        index, skipped = await anyio.to_thread.run_sync(index_of_configs, configs)
+        index, skipped = await anyio.to_thread.run_sync(index_of_configs, configs, version)
         self._skipped |= skipped
         return index
 

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import io
-import os
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unit.unprivileged import unprivileged
 from uploader.errors import SourceError
 from uploader.model.package import Tree
 from uploader.packing.codecs import find_codec
@@ -18,20 +17,6 @@ from uploader.packing.tree import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NOBODY = 65_534
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may read everything; be somebody else for a while."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
 
 
 @pytest.fixture

@@ -64,10 +64,10 @@ def read_database(root: Path, *, most_bytes: int = LARGEST_BYTES) -> Database:
         with path.open("rb") as stream:
             content = stream.read(most_bytes + 1)
     except OSError as error:
-        raise InputError(
-            f"spack store {root}: read {path}: {error.strerror}; give the root of an installed store "
-            "(as `spack config get config` says under install_tree)"
-        ) from error
+        hint = "give the root of an installed store (as `spack config get config` says under install_tree)"
+        if isinstance(error, PermissionError):
+            hint = "run as a user who may read it"
+        raise InputError(f"spack store {root}: read {path}: {error.strerror}; {hint}") from error
     if len(content) > most_bytes:
         raise InputError(f"spack store {root}: {path} is longer than {most_bytes} bytes, which no database is")
     try:

@@ -115,10 +115,13 @@ def index_of_formats(formats: Mapping[PackageId, Format], pushed: Iterable[Packa
     return reduce(merge_indexes, indexes) if indexes else None
 
 
-def index_of_configs(configs: Mapping[str, bytes]) -> tuple[Index | None, dict[str, str]]:
+def index_of_configs(
+    configs: Mapping[str, bytes], version: DatabaseVersion | None = None
+) -> tuple[Index | None, dict[str, str]]:
     """The index of what the configs at these tags describe, and by tag why some are passed over.
 
-    Where different generations of Spack pushed to one repository, that with more tags counts, or else the newer one.
+    Where different generations of Spack pushed to one repository, that of `version` counts, by default that with more
+    tags, or else the newer one.
     """
     specs: dict[str, tuple[DatabaseVersion, list[Mapping[str, Any]]]] = {}
     skipped: dict[str, str] = {}
@@ -127,20 +130,19 @@ def index_of_configs(configs: Mapping[str, bytes]) -> tuple[Index | None, dict[s
             specs[tag] = _spec_of(configs[tag])
         except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
             skipped[tag] = f"its config holds no spec ({type(error).__name__}: {error})"
-    if not specs:
-        return None, skipped
-    tally = Counter(version for version, _ in specs.values())
-    version = max(tally, key=lambda candidate: (tally[candidate], candidate))
+    tally = Counter(found for found, _ in specs.values())
+    most = max(VERSIONS, key=lambda candidate: (tally[candidate], candidate))
+    here = version or most
     nodes: dict[str, Mapping[str, Any]] = {}
     pushed: set[str] = set()
     for tag, (other, found) in specs.items():
-        if other != version:
-            skipped[tag] = f"it was pushed by another generation of Spack (index version {other}, here {version})"
+        if other != here:
+            skipped[tag] = f"it was pushed by another generation of Spack (index version {other}, here {here})"
             continue
         pushed.add(found[0]["hash"])
         for node in found:
             nodes.setdefault(node["hash"], node)
-    return _trimmed(version, nodes, frozenset(pushed)), skipped
+    return (_trimmed(here, nodes, frozenset(pushed)) if pushed else None), skipped
 
 
 def _spec_of(config: bytes) -> tuple[DatabaseVersion, list[Mapping[str, Any]]]:

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
 
 from tests.unit.sources.spack.a_store import ANYTHING, AStore, a_hash
+from tests.unit.unprivileged import unprivileged
 from uploader.errors import InputError
 from uploader.sources.spack.database import Edge, parse_database, read_database
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_record_says_what_is_installed() -> None:
@@ -51,6 +51,15 @@ def test_a_truncated_database_is_an_error_of_the_store(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_store_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file or directory; give the root of an installed store"):
         read_database(tmp_path)
+
+
+def test_a_database_that_may_not_be_read_is_said() -> None:
+    with TemporaryDirectory() as made:  # which everybody can reach, unlike pytest's own
+        Path(made).chmod(0o755)
+        root = AStore().add("a").write(Path(made))
+        (root / ".spack-db" / "index.json").chmod(0)
+        with unprivileged(), pytest.raises(InputError, match="Permission denied; run as a user who may read it"):
+            read_database(root)
 
 
 def test_a_database_without_end_is_not_read(tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_of_two_generations_that_with_more_tags_counts_or_else_the_newer() -> No
     del new["c"]
     rebuilt, skipped = index_of_configs(old | new)
     assert (rebuilt, set(skipped)) == (an_index("f", "g"), set(new))
+    rebuilt, skipped = index_of_configs(old | new, "8")
+    assert (rebuilt, set(skipped)) == (an_index("e", version="8"), set(old))
+    assert index_of_configs(old, "8")[0] is None
 
 
 @pytest.mark.parametrize(("tag", "is_one"), [("a-1-h.spack", True), ("index.spack", False), ("latest", False)])
