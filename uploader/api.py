@@ -199,13 +199,13 @@ async def _run(
         merged, selected = mend.merged, mend.selected
     else:
         merged, selected = await _unless_stopped(stop, partial(_load_in_thread, names, options))
-    base = wiring.open_base(options, emit=emit)
+    shared = beside.shared if beside else None
+    base = wiring.open_base(options, emit=emit, shared=shared)
     platforms = {merged.graph[key].platform for key in selected}
     bases = await _unless_stopped(stop, partial(base.load, platforms)) if base else {}
     images = ImageMaker(wiring.created_at(options), bases, merged.formats)
     if beside is not None:
         await anyio.to_thread.run_sync(beside.allowed.check_contents, merged.graph.packages)
-    shared = beside.shared if beside else None
     with ExitStack() as stack:
         record = shared.record if shared else stack.enter_context(wiring.open_record(options))
         task = Task(
@@ -221,12 +221,13 @@ async def _run(
             update_index=options.update_index and not rehearse,
             base=base,
         )
-        opened: AbstractAsyncContextManager[Destination] = (
-            wiring.open_destination(
-                reference, options, emit=emit, shared=beside.shared, before_write=beside.before_write
-            )
-            if beside
-            else wiring.open_destination(reference, options, emit=emit, record=record)
+        opened: AbstractAsyncContextManager[Destination] = wiring.open_destination(
+            reference,
+            options,
+            emit=emit,
+            shared=shared,
+            before_write=beside.before_write if beside else None,
+            record=record,
         )
         if mend is not None:
             opened = mend.view(opened)

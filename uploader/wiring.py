@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from uploader.model.events import Emit
+    from uploader.registry.shared import RegistryPool
     from uploader.service.destination import Destination
     from uploader.service.images import ImageMaker
     from uploader.service.options import PushOptions
     from uploader.sources.base import Source
 
-_LOGIN = ("UPLOADER_USERNAME", "UPLOADER_PASSWORD")
 _LIBRARIES = {"gzip": "isal", "zstd": "zstandard"}
 
 
@@ -82,20 +82,8 @@ def make_contents(options: PushOptions, record: Record, images: ImageMaker, shar
 @contextmanager
 def share(options: PushOptions, environment: Mapping[str, str] = os.environ) -> Iterator[Shared]:
     """What pushes side by side share; of the options those count that are not one push's own."""
-    from uploader.registry.client import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
-    from uploader.registry.shared import RegistryPool  # noqa: PLC0415
-
     with open_record(options) as record:
-        registries = RegistryPool(
-            most_in_flight=options.jobs,
-            limit_rate=options.limit_rate,
-            user_agent=f"uploader/{__version__}",
-            environment=environment,
-            ca_file=options.ca_file,
-            settings=ClientSettings(realms=frozenset(options.auth_realms)),
-            facts=record,
-        )
-        yield Shared(registries, record, anyio.CapacityLimiter(os.cpu_count() or 1))
+        yield Shared(_registries(options, environment, record), record, anyio.CapacityLimiter(os.cpu_count() or 1))
 
 
 def _library_version(codec: str) -> str:
@@ -108,14 +96,12 @@ def _library_version(codec: str) -> str:
         return __version__
 
 
-def open_base(options: PushOptions, *, emit: Emit) -> BaseSource | None:
+def open_base(options: PushOptions, *, emit: Emit, shared: Shared | None = None) -> BaseSource | None:
     """Where the base image comes from; raises InputError for a reference that is none."""
     if options.base_image is None:
         return None
     image = parse_image(options.base_image)
-    # UPLOADER_USERNAME and UPLOADER_PASSWORD are for where we push to; whoever has the base image must not get them.
-    others = {name: value for name, value in os.environ.items() if not name.startswith(_LOGIN)}
-    opened = partial(open_destination, image.where, options, emit=emit, environment=others, read_only=True)
+    opened = partial(open_destination, image.where, options, emit=emit, shared=shared, foreign=True)
     return BaseSource(image, opened, options.temp_dir)
 
 
@@ -125,16 +111,16 @@ async def open_destination(
     options: PushOptions,
     *,
     emit: Emit,
-    environment: Mapping[str, str] = os.environ,
     read_only: bool = False,
+    foreign: bool = False,
     shared: Shared | None = None,
-    before_write: Callable[[], None] = lambda: None,
+    before_write: Callable[[], None] | None = None,
     record: Record | None = None,
 ) -> AsyncIterator[Destination]:
     """The destination, ready for use; raises InputError for settings that cannot be read, UnusableError.
 
-    `before_write` is for pushes that share registries, see `RegistryPool.open`. `record` keeps what is learnt of a
-    registry that is not shared.
+    `foreign` and `before_write` are as in `RegistryPool.open`. `record` keeps what is learnt of a registry that is not
+    shared.
     """
     match reference:
         case LayoutFolder(path):
@@ -142,69 +128,34 @@ async def open_destination(
 
             async with LayoutDestination(path) as layout:
                 yield layout
-        case Repository() as repository if shared is not None:
-            sent = partial(_tell_sent, emit)
-            async with shared.registries.open(repository, emit=emit, sent=sent, before_write=before_write) as client:
-                yield client
         case Repository() as repository:
-            opened = _open_registry(repository, options, emit, environment, record or NoRecord(), read_only=read_only)
-            async with opened as client:
+            registries = shared.registries if shared else _registries(options, os.environ, record, read_only=read_only)
+            async with registries.open(
+                repository,
+                emit=emit,
+                sent=partial(_tell_sent, emit),
+                before_write=before_write,
+                limit_rate=options.limit_rate if shared else None,  # else it is that of the pool already
+                foreign=foreign,
+            ) as client:
                 yield client
 
 
-@asynccontextmanager
-async def _open_registry(
-    repository: Repository,
-    options: PushOptions,
-    emit: Emit,
-    environment: Mapping[str, str],
-    record: Record,
-    *,
-    read_only: bool,
-) -> AsyncIterator[Destination]:
-    from uploader.oci.profile import profile_for  # noqa: PLC0415  (all of these bring aiohttp)
-    from uploader.registry.bandwidth import Bandwidth  # noqa: PLC0415
-    from uploader.registry.certificates import find_certificates  # noqa: PLC0415
-    from uploader.registry.client import ClientSettings, RegistryClient  # noqa: PLC0415
-    from uploader.registry.credentials import find_credentials  # noqa: PLC0415
-    from uploader.registry.learnt import Limits, RecordedBoard  # noqa: PLC0415
-    from uploader.registry.pace import Pace  # noqa: PLC0415
-    from uploader.registry.reach import Reach  # noqa: PLC0415
-    from uploader.registry.timing import Timing  # noqa: PLC0415
-    from uploader.registry.transport import Transport  # noqa: PLC0415
+def _registries(
+    options: PushOptions, environment: Mapping[str, str], record: Record | None, *, read_only: bool = False
+) -> RegistryPool:
+    from uploader.registry.client import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
+    from uploader.registry.shared import RegistryPool  # noqa: PLC0415
 
-    settings = ClientSettings(realms=frozenset(options.auth_realms), read_only=read_only)
-    timing = Timing()
-    host = repository.registry.host
-    limits = Limits(host, profile_for(host), record, timing.wall)
-    transport = Transport(
-        repository.registry.origin,
-        connections=options.jobs,
+    return RegistryPool(
+        most_in_flight=options.jobs,
+        limit_rate=options.limit_rate,
         user_agent=f"uploader/{__version__}",
-        timeouts=settings.timeouts,
+        environment=environment,
         ca_file=options.ca_file,
-        sent=partial(_tell_sent, emit),
-        limit=Bandwidth(options.limit_rate, timing) if options.limit_rate else None,
-        certificates=await anyio.to_thread.run_sync(find_certificates, host, environment),
-        reach=Reach(repository.registry.origin, trusted=options.auth_realms),
+        settings=ClientSettings(realms=frozenset(options.auth_realms), read_only=read_only),
+        facts=record,
     )
-    async with RegistryClient(
-        repository,
-        transport=transport,
-        pace=Pace(
-            host,
-            options.jobs,
-            timing=timing,
-            emit=emit,
-            quotas=limits.profile.quotas,
-            board=RecordedBoard(host, record),
-        ),
-        credentials=await find_credentials(host, environment),
-        limits=limits,
-        settings=settings,
-        timing=timing,
-    ) as client:
-        yield client
 
 
 def _tell_sent(emit: Emit, count: int) -> None:

@@ -90,7 +90,6 @@ async def a_client(
         user_agent="uploader/test",
         timeouts=chosen.timeouts,
         ca_file=ca_file,
-        sent=lambda _: None,
         certificates=certificates,
         reach=reach,
     )

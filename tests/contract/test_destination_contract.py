@@ -79,7 +79,6 @@ def registry_session(host: str, name: str, profile: Profile) -> Session:
             user_agent="uploader/test",
             timeouts=settings.timeouts,
             ca_file=None,
-            sent=lambda _: None,
         )
         return RegistryClient(
             Repository(Registry("http", host), name),

@@ -196,7 +196,8 @@ def _work(plan: _Plan) -> Callable[[anyio.Event], Awaitable[None]]:
 
 def _environment(plan: _Plan) -> dict[str, str]:
     """UPLOADER_USERNAME and UPLOADER_PASSWORD must not go to whatever host a job names."""
+    from uploader.registry.credentials import without_login  # noqa: PLC0415
+
     if plan.allowed.destinations is not None:
         return dict(os.environ)
-    login = ("UPLOADER_USERNAME", "UPLOADER_PASSWORD")
-    return {name: value for name, value in os.environ.items() if not name.startswith(login)}
+    return without_login(os.environ)

@@ -79,7 +79,9 @@ class RegistryClient:
         limits: Limits,
         settings: ClientSettings,
         timing: Timing,
+        login: Authorizer | None = None,
     ) -> None:
+        """`login` is another client's of the same repository, to be shared; else one is made of the credentials."""
         self._repository = repository
         self._name = repository.name
         self._where = f"{repository.registry.host}/{repository.name}"
@@ -89,7 +91,7 @@ class RegistryClient:
         self._settings = settings
         self._timing = timing
         self._retrying = Retrying(settings.retry, limits.profile, timing, pace.emit)
-        self._authorizer = Authorizer(
+        self.login = login or Authorizer(
             origin=transport.origin,
             repository=self._name,
             actions="pull" if settings.read_only else "pull,push",
@@ -282,7 +284,7 @@ class RegistryClient:
 
     def traffic(self) -> Traffic:
         """Counted since it was opened; the bytes are those of request bodies."""
-        return Traffic(self._transport.bytes_sent, self._requests, self._retries)
+        return Traffic(self._transport.meter.bytes_sent, self._requests, self._retries)
 
     async def tags(self) -> AsyncIterator[Tag]:
         """Every tag, page by page (distribution-spec, "Listing Tags")."""
@@ -355,7 +357,7 @@ class RegistryClient:
         if (request := upload.cancel()) is None:
             return
         with suppress(UploaderError):
-            authorization = await self._authorizer.authorization()
+            authorization = await self.login.authorization()
             self._requests += 1
             await self._transport.exchange(request, authorization, most=_LARGEST_ERROR_BYTES)
 
@@ -400,16 +402,16 @@ class RegistryClient:
         async def once(request: Request) -> Answer:
             refused_logins = 0
             while True:
-                authorization = await self._authorizer.authorization()
+                authorization = await self.login.authorization()
                 answer = await self._once(request, authorization, most)
                 if not isinstance(answer, Response) or answer.elsewhere:
                     return answer  # what another host thinks of us is not about our login
                 if answer.status != 401:
                     if answer.status < 400 or answer.status == 404:
-                        self._authorizer.accepted(authorization)
+                        self.login.accepted(authorization)
                     return answer
                 refused_logins += bool(authorization)
-                if refused_logins > 1 or not await self._authorizer.refused(answer, authorization):
+                if refused_logins > 1 or not await self.login.refused(answer, authorization):
                     return answer
 
         answer = await self._retrying.send(request, once)

@@ -22,6 +22,7 @@ _HELPER_SECONDS = 30.0
 _LARGEST_CONFIG_BYTES = 1024 * 1024
 _LARGEST_SECRET_BYTES = 64 * 1024
 _DOCKER_HUB = ("https://index.docker.io/v1/", "docker.io", "index.docker.io", "registry-1.docker.io")
+_OURS = ("UPLOADER_USERNAME", "UPLOADER_PASSWORD")  # and these with _FILE
 _IDENTITY_USER = "<token>"  # how a credential helper says that the secret is an identity token
 
 
@@ -43,6 +44,11 @@ class Credentials:
     def basic(self) -> str:
         """The value of a Basic Authorization header (RFC 7617)."""
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode(errors="surrogateescape")).decode()
+
+
+def without_login(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a host that is not the one that UPLOADER_USERNAME and UPLOADER_PASSWORD are meant for."""
+    return {name: value for name, value in environment.items() if not name.startswith(_OURS)}
 
 
 async def find_credentials(host: str, environment: Mapping[str, str]) -> Credentials | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -13,8 +13,9 @@ from uploader.oci.profile import profile_for
 from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.certificates import find_certificates
 from uploader.registry.client import ClientSettings, RegistryClient
-from uploader.registry.credentials import find_credentials
+from uploader.registry.credentials import find_credentials, without_login
 from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
+from uploader.registry.meter import Meter
 from uploader.registry.pace import Pace
 from uploader.registry.reach import Reach
 from uploader.registry.timing import Timing
@@ -26,44 +27,17 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.reference import Registry, Repository
+    from uploader.registry.auth import Authorizer
     from uploader.registry.learnt import HostFacts
 
 _LOGIN_SECONDS: Final = 600.0
 """How long a login is used for new pushes: who rotates it need not restart anything."""
 
 
-class SharedTransport(Transport):
-    """Connections that several pushes use at once."""
-
-    def for_push(self, sent: Callable[[int], None], before_write: Callable[[], None]) -> SharedTransport:
-        """The same connections, with a count of its own; `before_write` may raise, and then nothing is sent."""
-        one = copy(self)
-        one.bytes_sent = 0
-        one._report_sent = sent  # noqa: SLF001 - it is one of ours
-        one._before_write = before_write  # noqa: SLF001
-        return one
-
-
-class SharedClient(RegistryClient):
-    """A repository that several pushes go to, with one login."""
-
-    def for_push(self, transport: SharedTransport) -> SharedClient:
-        """The same login, with counts of its own; what one push may not do says nothing of another."""
-        one = copy(self)
-        one._transport = transport  # noqa: SLF001 - all of these are its own
-        one._silent_since = None  # noqa: SLF001
-        one._denied = set()  # noqa: SLF001
-        one._wrote = False  # noqa: SLF001
-        one._requests = one._retries = 0  # noqa: SLF001
-        return one
-
-
 class _Host:
-    """A registry while somebody uses it. Mutable: who does, and the repositories with their logins."""
+    """A registry while somebody uses it. Mutable: who does, and the logins to its repositories."""
 
-    def __init__(
-        self, transport: SharedTransport, host: str, most_in_flight: int, timing: Timing, facts: HostFacts
-    ) -> None:
+    def __init__(self, transport: Transport, host: str, most_in_flight: int, timing: Timing, facts: HostFacts) -> None:
         self.transport = transport
         self.limits = Limits(host, profile_for(host), facts, timing.wall)
         self.pace = Pace(
@@ -75,11 +49,11 @@ class _Host:
             board=RecordedBoard(host, facts),
         )
         self.listeners: list[Emit] = []
-        self.clients: dict[str, tuple[float, SharedClient]] = {}
+        self.logins: dict[tuple[str, bool], tuple[float, Authorizer]] = {}
 
     def _tell(self, event: Event) -> None:
         """A wait that the host asks for holds everybody back."""
-        for emit in self.listeners:
+        for emit in dict.fromkeys(self.listeners):  # a push may have a base image from where it goes to
             emit(event)
 
 
@@ -102,6 +76,7 @@ class RegistryPool:
         ca_file: Path | None = None,
         settings: ClientSettings | None = None,
         facts: HostFacts | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._facts = facts or NoFacts()
         self._most_in_flight = most_in_flight
@@ -109,22 +84,31 @@ class RegistryPool:
         self._environment = environment
         self._ca_file = ca_file
         self._settings = settings or ClientSettings()
-        self._timing = Timing()
+        self._timing = timing or Timing()
         self._limit = Bandwidth(limit_rate, self._timing) if limit_rate else None
         self._hosts: dict[Registry, _Host] = {}
 
     @asynccontextmanager
     async def open(
-        self, repository: Repository, *, emit: Emit, sent: Callable[[int], None], before_write: Callable[[], None]
+        self,
+        repository: Repository,
+        *,
+        emit: Emit,
+        sent: Callable[[int], None],
+        before_write: Callable[[], None] | None = None,
+        limit_rate: int | None = None,
+        foreign: bool = False,
     ) -> AsyncIterator[RegistryClient]:
-        """The repository for one push; `sent` is told of its bytes. Raises InputError.
+        """The repository for one push, with counts of its own; `sent` is told of its bytes. Raises InputError.
 
         `before_write` is called before each request that writes; the error that it raises is the request's.
+        `limit_rate` is the push's own limit. `foreign`: the repository is only read, and not what the login of
+        UPLOADER_USERNAME is for.
         """
         host = await self._enter(repository.registry, emit)
+        limit = Bandwidth(limit_rate, self._timing, within=self._limit) if limit_rate else self._limit
         try:
-            client = await self._client(host, repository)
-            yield client.for_push(host.transport.for_push(sent, before_write))
+            yield await self._client(host, repository, Meter(sent, limit=limit, before_write=before_write), foreign)
         finally:
             host.listeners.remove(emit)
             if not host.listeners:
@@ -135,19 +119,17 @@ class RegistryPool:
     def log_in_anew(self, repository: Repository) -> None:
         """Later pushes to the repository read the login again: a push found that this one cannot be used."""
         if (host := self._hosts.get(repository.registry)) is not None:
-            host.clients.pop(repository.name, None)
+            host.logins.pop((repository.name, False), None)
 
     async def _enter(self, registry: Registry, emit: Emit) -> _Host:
         """Nothing here waits for anybody, so two pushes cannot open the same registry."""
         if (host := self._hosts.get(registry)) is None:
-            transport = SharedTransport(
+            transport = Transport(
                 registry.origin,
                 connections=self._most_in_flight,
                 user_agent=self._user_agent,
                 timeouts=self._settings.timeouts,
                 ca_file=self._ca_file,
-                sent=lambda _: None,
-                limit=self._limit,
                 certificates=find_certificates(registry.host, self._environment),
                 reach=Reach(registry.origin, trusted=self._settings.realms),
             )
@@ -158,18 +140,21 @@ class RegistryPool:
         host.listeners.append(emit)
         return host
 
-    async def _client(self, host: _Host, repository: Repository) -> SharedClient:
-        made, client = host.clients.get(repository.name, (0.0, None))
-        if client is not None and time.monotonic() - made < _LOGIN_SECONDS:
-            return client
-        client = SharedClient(
+    async def _client(self, host: _Host, repository: Repository, meter: Meter, foreign: bool) -> RegistryClient:
+        made, login = host.logins.get((repository.name, foreign), (0.0, None))
+        if time.monotonic() - made >= _LOGIN_SECONDS:
+            login = None
+        environment = without_login(self._environment) if foreign else self._environment
+        client = RegistryClient(
             repository,
-            transport=host.transport,
+            transport=host.transport.metered(meter),
             pace=host.pace,
-            credentials=await find_credentials(repository.registry.host, self._environment),
+            credentials=None if login else await find_credentials(repository.registry.host, environment),
             limits=host.limits,
-            settings=self._settings,
+            settings=replace(self._settings, read_only=True) if foreign else self._settings,
             timing=self._timing,
+            login=login,
         )
-        host.clients[repository.name] = (time.monotonic(), client)
+        if login is None:
+            host.logins[repository.name, foreign] = (time.monotonic(), client.login)
         return client

@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -21,6 +22,7 @@ from yarl import URL
 
 from uploader.errors import InputError, RegistryError, SourceError, UnusableError
 from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
+from uploader.registry.meter import Meter
 from uploader.registry.reach import InwardError, Reach
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
 
-    from uploader.registry.bandwidth import Bandwidth
     from uploader.registry.certificates import Certificates
 
 _PIECE_BYTES = 256 * 1024
@@ -84,12 +85,11 @@ class _Watch:
 class _SliceBody(payload.Payload):
     """A request body that is read from its place in pieces, each handed on before the next is read."""
 
-    def __init__(self, piece: Slice, watch: _Watch, sent: Callable[[int], None], limit: Bandwidth | None) -> None:
+    def __init__(self, piece: Slice, watch: _Watch, meter: Meter) -> None:
         super().__init__(piece, content_type="application/octet-stream")
         self._piece = piece
         self._watch = watch
-        self._sent = sent
-        self._limit = limit
+        self._meter = meter
         self._size = piece.length
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 (aiohttp's signature)
@@ -97,21 +97,22 @@ class _SliceBody(payload.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         offset, end = self._piece.offset, self._piece.offset + self._piece.length
-        most = self._limit.piece(_PIECE_BYTES) if self._limit else _PIECE_BYTES
+        limit = self._meter.limit
+        most = limit.piece(_PIECE_BYTES) if limit else _PIECE_BYTES
         while offset < end:
             length = min(most, end - offset)
             content = self._piece.body.read(offset, length)
             if len(content) != length:
                 raise SourceError(f"the content ended after {offset + len(content)} bytes: it became shorter")
-            if self._limit is not None:
+            if limit is not None:
                 self._watch.pause()
-                await self._limit.wait_for(length)
+                await limit.wait_for(length)
                 self._watch.sent(0)
             await writer.write(content)
             await writer.drain()
             offset += length
             self._watch.sent(length)
-            self._sent(length)
+            self._meter.sent(length)
 
 
 class Transport:
@@ -120,7 +121,7 @@ class Transport:
     `certificates` are shown to, and trusted of, the registry alone; `reach` says what other hosts it may send us to.
     """
 
-    def __init__(  # noqa: PLR0913 - all that a connection is made of
+    def __init__(
         self,
         origin: str,
         *,
@@ -128,8 +129,7 @@ class Transport:
         user_agent: str,
         timeouts: Timeouts,
         ca_file: Path | None,
-        sent: Callable[[int], None],
-        limit: Bandwidth | None = None,
+        meter: Meter | None = None,
         certificates: Certificates | None = None,
         reach: Reach | None = None,
     ) -> None:
@@ -145,14 +145,13 @@ class Transport:
             self._tls_of_registry = _tls_context(ca_file)
             certificates.load(self._tls_of_registry)
         self._proxies: dict[str, str | None] = {}
-        self._report_sent = sent
-        self._limit = limit
-        self._before_write: Callable[[], None] | None = None
-        self.bytes_sent = 0
+        self.meter = meter or Meter()
 
-    def _sent(self, count: int) -> None:
-        self.bytes_sent += count
-        self._report_sent(count)
+    def metered(self, meter: Meter) -> Transport:
+        """The same connections for another push, once they are open."""
+        other = copy(self)
+        other.meter = meter
+        return other
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
@@ -273,10 +272,10 @@ class Transport:
         body: bytes | _SliceBody | None = None
         match request.body:
             case Slice() as piece:
-                body = _SliceBody(piece, watch, self._sent, self._limit)
+                body = _SliceBody(piece, watch, self.meter)
             case content if content or request.method in {"POST", "PUT", "PATCH"}:
-                if self._limit is not None:
-                    await self._limit.wait_for(len(content))
+                if self.meter.limit is not None:
+                    await self.meter.limit.wait_for(len(content))
                 body = content
         with watch.scope:
             async with self._session.request(
@@ -287,7 +286,7 @@ class Transport:
                 allow_redirects=False,
                 proxy=self._proxy(url),
                 ssl=self._tls_of_registry if _is_at(url, self.origin) else self._tls,
-                middlewares=(partial(_send_once, before=self._before_write),),
+                middlewares=(partial(_send_once, before=self.meter.before_write),),
             ) as response:
                 if request.sink is not None and response.status == 200:
                     await _pour(response, request.sink, watch)
@@ -295,7 +294,7 @@ class Transport:
                 else:
                     content = await _read(response, most)
             if isinstance(request.body, bytes) and request.body:
-                self._sent(len(request.body))
+                self.meter.sent(len(request.body))
             return Response(response.status, _headers_of(response), content)
         raise TimeoutError
 

@@ -62,6 +62,7 @@ OPTIONS: Final[Mapping[str, _Kind]] = {
     "level": _NUMBER,
     "check_diff_ids": _FLAG,
     "jobs": _NUMBER,
+    "limit_rate": _NUMBER,
     "strict": _FLAG,
     "update_index": _FLAG,
     "private": _FLAG,
@@ -72,9 +73,7 @@ OPTIONS: Final[Mapping[str, _Kind]] = {
 """The options of `uploader push` that one job may have: those that concern the operator's files, logins and budget
 are for `uploader serve`."""
 
-_OPERATORS: Final = frozenset(
-    {"limit_rate", "ca_file", "temp_dir", "state", "auth_realms", "report", "progress", "config"}
-)
+_OPERATORS: Final = frozenset({"ca_file", "temp_dir", "state", "auth_realms", "report", "progress", "config"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,12 @@ class PushJob:
     priority: int = 0
 
     def push_options(self, defaults: PushOptions) -> PushOptions:
-        """Its options over the daemon's; raises InputError for values that cannot be."""
+        """Its options over the daemon's; raises InputError for values that cannot be.
+
+        `limit_rate` is only the job's own: the daemon's holds for all jobs together, whatever one says.
+        """
         given = {name: OPTIONS[name].read(value) for name, value in self.options.items()}
-        options = replace(defaults, limit_rate=None, **given)  # type: ignore[arg-type]
+        options = replace(defaults, **{"limit_rate": None, **given})  # type: ignore[arg-type]
         return replace(options, jobs=min(options.jobs, defaults.jobs))
 
     def spec(self, max_attempts: int) -> JobSpec:

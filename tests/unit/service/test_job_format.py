@@ -44,6 +44,13 @@ def test_a_job_keeps_its_options_and_takes_the_others_from_the_daemon() -> None:
     assert (options.codec, options.jobs, options.select, options.limit_rate) == ("zstd", 8, ("a",), None)
 
 
+def test_a_job_may_have_a_limit_of_its_own_within_that_of_all() -> None:
+    job = read_job({**JOB, "options": {"limit_rate": 7}}, PushOptions())
+    assert job.push_options(PushOptions(limit_rate=5)).limit_rate == 7
+    with pytest.raises(InputError, match="at least 1 byte per second"):
+        read_job({**JOB, "options": {"limit_rate": 0}}, PushOptions())
+
+
 @given(st.lists(st.text(min_size=1).filter(lambda text: "\0" not in text and "//" not in text), min_size=1, max_size=5))
 def test_a_kept_job_is_the_same_again(sources: list[str]) -> None:
     sources = [f"./{source}" for source in sources]
