@@ -20,7 +20,7 @@ import os
 import sqlite3
 import time
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from uploader.errors import InputError
@@ -103,6 +103,17 @@ class RecordedManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedSession:
+    """An upload that was not ended: its URL, which may hold secrets, and how many bytes of the blob went out so far.
+
+    All of them count, those of sessions before this one too.
+    """
+
+    url: str = field(repr=False)
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Table:
     """A table as statements; its names are written below, so nothing foreign gets into the SQL."""
 
@@ -148,7 +159,7 @@ _BLOBS: Final = _Table("blobs", ("repository", "digest"))
 _MANIFESTS: Final = _Table("manifests", ("repository", "tag"), ("digest", "layer"))
 _TAGS: Final = "SELECT tag FROM manifests WHERE repository = ?"
 _FACTS: Final = _Table("facts", ("host", "name"), ("json",))
-_SESSIONS: Final = _Table("sessions", ("repository", "digest"), ("url", "seconds"))
+_SESSIONS: Final = _Table("sessions", ("repository", "digest"), ("url", "sent", "seconds"))
 _TABLES: Final = (_FILES, _TREES, _BLOBS, _MANIFESTS, _FACTS, _SESSIONS)
 
 
@@ -271,16 +282,17 @@ class Record:
             return None
         return self._path.with_name(f"{self._path.name}-uploads") if private else None
 
-    def session(self, repository: str, digest: Digest) -> str:
-        """The URL of the upload of that blob which was not ended; empty where there is none, or an old one."""
+    def session(self, repository: str, digest: Digest) -> RecordedSession | None:
+        """The upload of that blob which was not ended; None where there is none, or an old one."""
         match self._get(_SESSIONS, repository, str(digest)):
-            case [str(url), int(seconds)] if 0 <= self._clock() - seconds < _SESSION_SECONDS:
-                return url
-        return ""
+            case [str(url), int(sent), int(seconds)] if 0 <= self._clock() - seconds < _SESSION_SECONDS:
+                return RecordedSession(url, sent)
+        return None
 
-    def remember_session(self, repository: str, digest: Digest, url: str) -> None:
+    def remember_session(self, repository: str, digest: Digest, session: RecordedSession) -> None:
         """Keep where the upload of that blob can be continued."""
-        self._put(_SESSIONS, repository, str(digest), values=(url, int(self._clock())))
+        values = (session.url, session.sent, int(self._clock()))
+        self._put(_SESSIONS, repository, str(digest), values=values)
 
     def forget_session(self, repository: str, digest: Digest) -> None:
         """There is nothing to be continued."""

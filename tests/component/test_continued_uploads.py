@@ -12,7 +12,7 @@ import pytest
 from tests.component.a_client import NAME, Bytes, a_client, described, has
 from uploader.errors import SourceError
 from uploader.oci.profile import Profile
-from uploader.record import Record
+from uploader.record import Record, RecordedSession
 from uploader.registry.credentials import Credentials
 from uploader.service.journal import journal
 from uploader.testing import (
@@ -54,9 +54,8 @@ def a_record(folder: Path, **settings: object) -> Iterator[Record]:
 
 
 async def send(client: RegistryClient, record: Record, content: bytes = CONTENT) -> tuple[str, Resent | None]:
-    body = Bytes(content)
-    with journal(record, "here", BLOB, body) as notes:
-        how = await client.push_blob(BLOB, body, expected=False, journal=notes)
+    with journal(record, "here", BLOB, Bytes(content)) as notes:
+        how = await client.push_blob(BLOB, notes, expected=False, journal=notes)
     return how, notes.resent
 
 
@@ -97,7 +96,7 @@ class TestInOnePush:
         async with FakeRegistry(faults=faults) as registry, a_client(registry, profile=LARGE) as client:
             with a_record(tmp_path) as record:
                 assert await send(client, record) == ("uploaded", None)
-                assert record.session("here", BLOB.digest) == ""
+                assert record.session("here", BLOB.digest) is None
             assert has(registry, CONTENT)
             assert ranges(registry) == [f"{start}-{SIZE - 1}" for start in (0, 5000, 10000, 15000, 20000)]
             assert asked(registry) == ["open", *["patch", "status"] * 4, "patch", "put-blob"]
@@ -199,7 +198,7 @@ class TestInTheNextPush:
             with a_record(tmp_path) as record:
                 async with a_client(registry, profile=LARGE) as client:
                     assert await send(client, record) == ("uploaded", None)
-                assert record.session("here", BLOB.digest) == ""
+                assert record.session("here", BLOB.digest) is None
             assert has(registry, CONTENT)
             assert asked(registry, since=before) == ["status", "patch", "put-blob"]
             assert ranges(registry)[-1] == f"{PART}-{SIZE - 1}"
@@ -225,6 +224,7 @@ class TestInTheNextPush:
             with a_record(tmp_path) as record:
                 await interrupt(registry, record)
                 session = record.session("here", BLOB.digest)
+                assert session is not None
                 await send(client, record)
                 record.remember_session("here", BLOB.digest, session)  # as if we had been killed before we knew
                 before = len(registry.requests)
@@ -284,7 +284,8 @@ class TestSecrets:
         login = Basic("ci", "hunter2")
         async with FakeRegistry(auth=login) as registry, FakeRegistry() as elsewhere:
             with a_record(tmp_path) as record:
-                record.remember_session("here", BLOB.digest, f"{elsewhere.url}/v2/{NAME}/blobs/uploads/1?_state=s")
+                stray_url = f"{elsewhere.url}/v2/{NAME}/blobs/uploads/1?_state=s"
+                record.remember_session("here", BLOB.digest, RecordedSession(stray_url, 0))
                 async with a_client(registry, profile=LARGE, credentials=Credentials("ci", "hunter2")) as client:
                     assert (await send(client, record))[0] == "uploaded"
             (stray,) = elsewhere.requests

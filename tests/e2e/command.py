@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import Process
 
-_SECONDS = 50
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -33,9 +31,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Command:
-    """The command, with `home` for its record, its report and whatever it writes."""
+    """The command, with `home` for its record, its report and whatever it writes; it may take so many seconds."""
 
     home: Path
+    seconds: float = 50
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -46,7 +45,7 @@ class Command:
         return json.loads((self.home / "report.json").read_text())
 
     async def run(self, *arguments: object, **environment: str) -> Ended:
-        with anyio.fail_after(_SECONDS):
+        with anyio.fail_after(self.seconds):
             done = await anyio.run_process(
                 self._line(arguments),
                 stdin=subprocess.DEVNULL,
@@ -71,7 +70,7 @@ class Command:
             cwd=self.home,
         )
         try:
-            with anyio.fail_after(_SECONDS):
+            with anyio.fail_after(self.seconds):
                 yield process
         finally:
             if process.returncode is None:

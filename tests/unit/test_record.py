@@ -21,7 +21,7 @@ from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
 from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_LAYER_GZIP
-from uploader.record import FileState, Json, NoRecord, Record, RecordedManifest, TreeKey, TreeState
+from uploader.record import FileState, Json, NoRecord, Record, RecordedManifest, RecordedSession, TreeKey, TreeState
 
 SECOND = 1_000_000_000
 DAY = 24 * 3600.0
@@ -201,23 +201,27 @@ JSON = st.recursive(
 )
 
 
-SESSION = "https://registry.example/v2/org/cache/blobs/uploads/1?_state=secret"
+SESSION = RecordedSession("https://registry.example/v2/org/cache/blobs/uploads/1?_state=secret", 7)
 
 
 def test_a_session_is_kept_for_a_day_or_until_it_has_ended(tmp_path: Path) -> None:
     now = [10 * DAY]
     blob = LAYER.descriptor.digest
     with Record(tmp_path / "record", clock=lambda: now[0]) as record:
-        record.remember_session(REPOSITORY, blob, "/first")
+        record.remember_session(REPOSITORY, blob, RecordedSession("/first", 3))
         record.remember_session(REPOSITORY, blob, SESSION)
-        assert (record.session(REPOSITORY, blob), record.session(OTHER, blob)) == (SESSION, "")
+        assert (record.session(REPOSITORY, blob), record.session(OTHER, blob)) == (SESSION, None)
         now[0] += DAY - 1
         assert record.session(REPOSITORY, blob) == SESSION
         now[0] += 1
-        assert record.session(REPOSITORY, blob) == ""
+        assert record.session(REPOSITORY, blob) is None
         record.remember_session(REPOSITORY, blob, SESSION)
         record.forget_session(REPOSITORY, blob)
-        assert record.session(REPOSITORY, blob) == ""
+        assert record.session(REPOSITORY, blob) is None
+
+
+def test_a_session_is_not_printed() -> None:
+    assert "secret" not in repr(SESSION)
 
 
 def test_old_sessions_do_not_stay_on_the_disk(tmp_path: Path) -> None:

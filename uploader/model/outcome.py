@@ -17,7 +17,7 @@ Why = Literal["failed", "not-installed", "not-redistributable", "unknown-id", "o
 
 @dataclass(frozen=True, slots=True)
 class Resent:
-    """A blob was begun anew, because of `why`; `bytes` of it had gone out for nothing in this push."""
+    """A blob was begun anew, because of `why`, after `bytes` of it had gone out for nothing."""
 
     bytes: int
     why: str

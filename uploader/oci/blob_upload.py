@@ -72,8 +72,8 @@ class BlobUpload:
     """One blob on its way. Mutable: the session's URL, the offset confirmed and the furthest, the tries, the state.
 
     `session` is the URL of the open upload, empty where there is none. `pause` says how long to wait before the step
-    that was given last: None = not at all, 0 = a first wait, and each number more doubles it. `sent_again` are the
-    bytes that went out for nothing because the blob was begun anew, `why_again` says why it was, if it was.
+    that was given last: None = not at all, 0 = a first wait, and each number more doubles it. `why_again` says why
+    bytes that had gone out went for nothing, if they did.
 
     `mount_refused`, `streams_refused`, `shrunk_to` and `least_piece` are what was learnt of the registry: that it does
     not mount from the repository itself, that it takes no PATCH, the largest piece that is left after 413 and 416, and
@@ -114,7 +114,6 @@ class BlobUpload:
         self.session = session
         self.tries = 1
         self.pause: int | None = None
-        self.sent_again = 0
         self.why_again = ""
         self.mount_refused = self.streams_refused = False
         self.shrunk_to: int | None = None
@@ -347,8 +346,7 @@ class BlobUpload:
 
     def _anew(self) -> Request:
         """The session, and what it holds, is given up."""
-        if gone := self._body.count - self._begun_at:
-            self.sent_again += gone
+        if self._body.count > self._begun_at:
             self._begun_at = self._body.count
             self.why_again = "; ".join(filter(None, (self._trouble_text(), self._verdict)))
         if self._fruitless >= TRIES and not self._furthest:

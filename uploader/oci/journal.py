@@ -23,5 +23,5 @@ class Journal(Protocol):
     def ended(self) -> None:
         """There is nothing to be continued: the blob is there, or the session is gone."""
 
-    def sent_again(self, count: int, why: str) -> None:
-        """The blob was begun anew, because of `why`; `count` bytes had gone out for nothing."""
+    def sent_again(self, why: str) -> None:
+        """The blob is there; it had to be begun anew, because of `why`."""

@@ -228,7 +228,7 @@ class RegistryClient:
         if kept is not None:
             kept.ended()
         if journal is not None and upload.why_again and how == "uploaded":
-            journal.sent_again(upload.sent_again, upload.why_again)
+            journal.sent_again(upload.why_again)
         if how == "uploaded":
             self._wrote = True
             self._blob_taken_at = self._timing.monotonic()

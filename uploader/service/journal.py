@@ -1,9 +1,9 @@
 """The journal of large blobs on their way, kept in the local record: where they are continued after a `kill -9`.
 
-A session is written down when it is opened. Two processes must not write to one session, so whoever sends a blob holds
-a lock on it, which ends with the process: a file beside the record. A later push that needs the very same bytes, told
-by their digest, takes the session over once it holds that lock. It reads them again first: what the registry holds of
-them was sent by another process, and perhaps from another file.
+A session is written down when it is opened, and how much went out every 64 MiB. Two processes must not write to one
+session, so whoever sends a blob holds a lock on it, which ends with the process: a file beside the record. A later push
+that needs the very same bytes, told by their digest, takes the session over once it holds that lock. It reads them
+again first: what the registry holds of them was sent by another process, and perhaps from another file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from uploader.errors import SourceError
 from uploader.model.outcome import Resent
+from uploader.record import RecordedSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from uploader.record import Record
 
 _READ_BYTES: Final = 1024 * 1024
+_NOTE_BYTES: Final = 64 * 1024 * 1024
 
 
 class BlobJournal:
-    """The notes on one blob (`oci.journal.Journal`). Mutable: the lock, once it is ours, and what was sent again."""
+    """The notes on one blob (`oci.journal.Journal`), and its body, so that what goes out is counted.
+
+    Mutable: the lock, once it is ours, the session, the bytes sent and noted, and what was sent again.
+    """
 
     def __init__(self, record: Record, where: str, descriptor: Descriptor, body: Body) -> None:
         self._record = record
@@ -40,7 +45,22 @@ class BlobJournal:
         self._descriptor = descriptor
         self._body = body
         self._lock: _Lock | None = None
+        self._session = ""
+        self._sent = self._noted = 0
         self.resent: Resent | None = None
+
+    @property
+    def size(self) -> int:
+        """The body's length in bytes."""
+        return self._body.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As the body does; raises SourceError."""
+        content = self._body.read(offset, length)
+        self._sent += length
+        if self._session and self._sent >= self._noted + _NOTE_BYTES:
+            self._note()
+        return content
 
     async def begin(self) -> str | None:
         """The session that an earlier push left; None where the record keeps none, or another push is at this blob."""
@@ -48,25 +68,35 @@ class BlobJournal:
         self._lock = _Lock.take(folder, f"{self._where} {self._descriptor.digest}") if folder else None
         if self._lock is None:
             return None
-        session = self._record.session(self._where, self._descriptor.digest)
-        if session and not await anyio.to_thread.run_sync(_is_whole, self._descriptor, self._body):
+        left = self._record.session(self._where, self._descriptor.digest)
+        if left is None:
+            return ""
+        if not await anyio.to_thread.run_sync(_is_whole, self._descriptor, self._body):
             self.ended()
             raise SourceError("the content is not what was hashed before: it was changed; push it again")
-        return session
+        self._session, self._sent = left.url, left.sent
+        return left.url
 
     def opened(self, session: str) -> None:
         """Written down, if it can be."""
-        if self._lock is not None:
-            self._record.remember_session(self._where, self._descriptor.digest, session)
+        self._session = session
+        self._note()
 
     def ended(self) -> None:
         """Nothing is to be continued."""
+        self._session = ""
         if self._lock is not None:
             self._record.forget_session(self._where, self._descriptor.digest)
 
-    def sent_again(self, count: int, why: str) -> None:
-        """For the report."""
-        self.resent = Resent(count, why)
+    def sent_again(self, why: str) -> None:
+        """For the report; more may have gone out before a kill than was noted."""
+        self.resent = Resent(max(0, self._sent - self._descriptor.size), why)
+
+    def _note(self) -> None:
+        self._noted = self._sent
+        if self._lock is not None:
+            session = RecordedSession(self._session, self._sent)
+            self._record.remember_session(self._where, self._descriptor.digest, session)
 
     def close(self) -> None:
         """Others may continue it now."""

@@ -248,7 +248,7 @@ class RepositoryPusher:
         async def send() -> How:
             expected = self._is_expected(descriptor)
             with journal(self._record, self._where, descriptor, body) as notes:
-                how = await self._destination.push_blob(descriptor, body, expected=expected, journal=notes)
+                how = await self._destination.push_blob(descriptor, notes, expected=expected, journal=notes)
             if notes.resent is not None:
                 self._resent[descriptor.digest] = notes.resent
             if self._remembers:

@@ -23,7 +23,10 @@ Outcome = Literal["pushed", "present", "failed", "left-out", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class ResentEntry:
-    """The blob was sent again from the start, because of `why`; `bytes` had gone out for nothing in this push."""
+    """The blob was sent again from the start, because of `why`, after `bytes` of it had gone out for nothing.
+
+    Those of earlier pushes that were ended on the way are counted too, save for the last 64 MiB before a kill.
+    """
 
     bytes: int
     why: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
+from array import array
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -75,6 +78,7 @@ class BreakingProxy:
             moved, self._moved = self._moved, anyio.Event()
             moved.set()
             if self.breaks and self.sent >= self.breaks[0]:
+                self.sent += _unread(client)
                 self.breaks = [place for place in self.breaks if place > self.sent]
                 self.broken += 1
                 _reset(client)
@@ -88,6 +92,13 @@ class BreakingProxy:
                 await client.send(await server.receive(_PIECE_BYTES))
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             scope.cancel()
+
+
+def _unread(stream: anyio.abc.SocketStream) -> int:
+    """How many bytes have arrived that were not read."""
+    count = array("i", [0])
+    fcntl.ioctl(stream.extra(anyio.abc.SocketAttribute.raw_socket), termios.FIONREAD, count)  # noqa: S610
+    return count[0]
 
 
 def _reset(stream: anyio.abc.SocketStream) -> None:
