@@ -43,6 +43,8 @@ bench: $(TESTED) ## measure against rivals that are installed (skopeo, oras-py);
 
 torture: $(TESTED) ## the long forms of the failure tests; seeds are printed
 	$(BIN)/python -m tests.torture.faults --runs 1000 $(ARGS)
+	$(BIN)/python -m tests.torture.resume --registry spec
+	$(BIN)/python -m tests.torture.resume --registry distribution-2.8
 	$(BIN)/python -m tests.torture.jobs --engine sqlite --seconds 30 $(ARGS)
 	$(BIN)/python -m tests.torture.jobs --engine postgresql --seconds 30 $(ARGS)
 
