@@ -32,6 +32,5 @@ async def test_a_registry_that_cannot_is_told_of_in_the_report(tmp_path: Path) -
     survived = await torture(tmp_path, "distribution-2.8", size=SIZE, breaks=2, kills=1, seed=4)
     assert survived.resent is not None
     assert "an earlier push was ended on the way" in survived.resent["why"]
-    assert survived.resent["bytes"] > 0
-    assert survived.resent["bytes"] <= (survived.sent - 1) * SIZE
+    assert 0 < survived.resent["bytes"] / SIZE <= survived.sent - 1 + 3 * ON_THE_WAY
     assert survived.peak_mb < 200
