@@ -19,6 +19,7 @@ from uploader.service.heal import HealTask, run_heal
 from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
+from uploader.service.sharing import Beside
 from uploader.service.verify import VerifyTask, run_verify, silent
 from uploader.sources.base import parse_source
 from uploader.sources.merge import Merged, merge
@@ -147,15 +148,6 @@ async def push_beside(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What a push is bound to that does not run alone."""
-
-    shared: Shared
-    allowed: Allowed
-    before_write: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
 class _Mend:
     """A push that heals: what it goes to is seen through `view`, and its source is loaded already."""
 
@@ -233,7 +225,7 @@ async def _run(
             opened = mend.view(opened)
         if rehearse:
             opened = rehearsed(opened)
-        contents = wiring.make_contents(options, record, images, shared)
+        contents = wiring.make_contents(options, record, images, beside)
         uploads = stack.enter_context(shared.uploads(task.where)) if shared else None
         report = await run_push(task, opened, contents, record, emit=emit, stop=stop, uploads=uploads)
     if shared is not None and report.error is not None and isinstance(reference, Repository):

@@ -19,7 +19,7 @@ from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord, Record
 from uploader.service.base_images import BaseSource
 from uploader.service.contents import Contents, PackingRules
-from uploader.service.sharing import Shared, SharedContents
+from uploader.service.sharing import Beside, Shared, SharedContents
 from uploader.sources.base import GraphFileReference, PythonReference, SourceReference, SpackReference
 from uploader.version import __version__
 
@@ -65,7 +65,7 @@ def open_record(options: PushOptions) -> Record:
     return Record(options.state) if options.state else NoRecord()
 
 
-def make_contents(options: PushOptions, record: Record, images: ImageMaker, shared: Shared | None = None) -> Contents:
+def make_contents(options: PushOptions, record: Record, images: ImageMaker, beside: Beside | None = None) -> Contents:
     """How packages become layers; raises InputError for a codec or level that is not known."""
     codec = find_codec(options.codec, options.level)
     rules = PackingRules(
@@ -76,7 +76,9 @@ def make_contents(options: PushOptions, record: Record, images: ImageMaker, shar
         formats=images.formats,
         on_base=frozenset(images.bases),
     )
-    return SharedContents(record, rules, shared.processors) if shared else Contents(record, rules)
+    if beside is None:
+        return Contents(record, rules)
+    return SharedContents(record, rules, beside.shared.processors, beside.allowed)
 
 
 @contextmanager

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from uploader.errors import InputError
+from uploader.errors import InputError, SourceError
 from uploader.model.package import Blob, Tree
 from uploader.model.reference import LayoutFolder, Repository, parse_destination, parse_image
 from uploader.sources.base import GraphFileReference, PythonReference, SpackReference, parse_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from uploader.model.package import Package
     from uploader.model.reference import Destination
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _WILD: Final = re.compile(r"(\*\*|\*)")
 _CACHED_FOLDERS: Final = 65536
+_LOOK: Final = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,18 @@ class RepositoryPattern:
 def may_go_to(patterns: tuple[RepositoryPattern, ...] | None, repository: Repository) -> bool:
     """Whether one of the patterns allows it; None allows any."""
     return patterns is None or any(pattern.matches(repository) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An open file or folder: `path` leads to it and to nothing else for as long as it is held."""
+
+    path: Path
+    status: os.stat_result
+
+    def is_same(self, status: os.stat_result) -> bool:
+        """Whether that is the state of the same file."""
+        return (status.st_dev, status.st_ino) == (self.status.st_dev, self.status.st_ino)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,27 @@ class Allowed:
                         )
                 case None:
                     pass
+
+    @contextmanager
+    def held(self, path: Path) -> Iterator[Held]:
+        """The file or folder at `path`, held open; raises SourceError unless it lies below a source root.
+
+        What was opened is checked, not the path: whatever anybody makes of that meanwhile, this is not another.
+        """
+        try:
+            descriptor = os.open(path, _LOOK)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            proven = Path(f"/proc/self/fd/{descriptor}")
+            named = proven if proven.is_symlink() else path  # without such names (macOS) a link might change once more
+            held = Held(named, os.fstat(descriptor))
+            real = Path(os.path.realpath(named))
+            if not _is_below(real, [Path(os.path.realpath(root)) for root in self.source_roots]):
+                raise SourceError(f"read {str(path)!r}: it does not lie below a --source-root of the daemon any more")
+            yield held
+        finally:
+            os.close(descriptor)
 
     def _source(self, text: str) -> str:
         match parse_source(text):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from uploader.packing.tree import fingerprint
 from uploader.record import FileState, Record, TreeKey, TreeState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from uploader.model.descriptor import Layer
     from uploader.model.digest import Digest
@@ -118,9 +118,11 @@ class Contents:
         file = cast("BinaryIO", self._temporary_file())
         try:
             parents = package.platform not in self._rules.on_base
-            layer = await self._work(
-                _pack_with_format, self._rules.formats.get(package.id), tree, self._rules.codec, file, parents=parents
-            )
+            package_format = self._rules.formats.get(package.id)
+            with self._held(tree) as held:
+                layer = await self._work(
+                    _pack_with_format, package_format, held, self._rules.codec, file, parents=parents
+                )
             if state is not None:
                 self._record.remember_tree(self._tree_key(package, tree), state, layer)
             return layer, FileBody(file, f"the packed {tree.root}")
@@ -139,9 +141,15 @@ class Contents:
                 stage="pack",
             ) from error
 
+    @contextmanager
+    def _held(self, tree: Tree) -> Iterator[Tree]:
+        """The tree for as long as it is read; where others may change what a path leads to, more is needed."""
+        yield tree
+
     async def _tree_state(self, tree: Tree) -> TreeState:
         measured = time.time_ns()
-        text, newest_ns = await self._work(fingerprint, tree)
+        with self._held(tree) as held:
+            text, newest_ns = await self._work(fingerprint, held)
         return TreeState(text, newest_ns, measured)
 
     def _tree_key(self, package: Package, tree: Tree) -> TreeKey:

@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from uploader.errors import SourceError
 from uploader.service.contents import Contents
 from uploader.service.uploads import RepositoryUploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import anyio
 
+    from uploader.model.descriptor import Layer
+    from uploader.model.package import Blob, Tree
+    from uploader.packing.ready import FileBody
     from uploader.record import Record
     from uploader.registry.shared import RegistryPool
+    from uploader.service.allowed import Allowed
     from uploader.service.contents import PackingRules
 
 
 class SharedContents(Contents):
-    """Layers whose packing takes turns with that of other pushes."""
+    """Layers whose packing takes turns with that of other pushes, and that are read only where jobs may read.
 
-    def __init__(self, record: Record, rules: PackingRules, processors: anyio.CapacityLimiter) -> None:
+    What was checked when a job came in may be a link to elsewhere when it is read: so it is opened, checked, and read
+    as what was opened.
+    """
+
+    def __init__(
+        self, record: Record, rules: PackingRules, processors: anyio.CapacityLimiter, allowed: Allowed
+    ) -> None:
         super().__init__(record, rules)
         self._processors = processors
+        self._allowed = allowed
+
+    async def _open_blob(self, blob: Blob, *, afresh: bool) -> tuple[Layer, FileBody]:
+        with self._allowed.held(blob.path) as held:
+            layer, body = await super()._open_blob(blob, afresh=afresh)
+            if not held.is_same(body.status):
+                body.close()
+                raise SourceError(f"read {str(blob.path)!r}: it was replaced by another file meanwhile; try again")
+        return layer, body
+
+    @contextmanager
+    def _held(self, tree: Tree) -> Iterator[Tree]:
+        with self._allowed.held(tree.root) as held:
+            try:
+                yield replace(tree, root=held.path)
+            except SourceError as error:
+                said = str(error).replace(str(held.path), str(tree.root))
+                raise SourceError(said, stage="pack" if error.stage == "pack" else "read") from error
 
 
 @dataclass(slots=True)
@@ -53,3 +82,12 @@ class Shared:
             used.pushes -= 1
             if not used.pushes:
                 del self._repositories[where]
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a push is bound to that does not run alone."""
+
+    shared: Shared
+    allowed: Allowed
+    before_write: Callable[[], None] = lambda: None
