@@ -24,17 +24,11 @@ class WatchedRepository(StoredRepository):
     """A repository that notes what nobody can see afterwards.
 
     `too_early`: manifests that came when a blob they name was not there. `narrowed`: manifests that took the place of
-    one with more layers. `again`: blobs that were there already.
+    one with more layers.
     """
 
     too_early: list[str] = field(default_factory=list)
     narrowed: list[str] = field(default_factory=list)
-    again: list[str] = field(default_factory=list)
-
-    def store(self, digest: str, content: bytes, size: int) -> None:
-        if digest in self.blobs:
-            self.again.append(digest)
-        StoredRepository.store(self, digest, content, size)
 
     def add_manifest(self, content: bytes, *tags: str, media_type: str = "") -> str:
         named = _descriptors(json.loads(content))
