@@ -12,9 +12,10 @@ import pytest
 
 from tests.component.a_daemon import a_job, working
 from uploader.errors import InputError, UnusableError
+from uploader.service.allowed import RepositoryPattern
 from uploader.service.daemon_client import DaemonClient
 from uploader.service.http_api import MOST_BODY_BYTES, ROUTES
-from uploader.service.tokens import read_tokens
+from uploader.service.tokens import Caller, Tokens, read_tokens
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages
 
@@ -85,6 +86,21 @@ async def test_the_same_idempotency_key_is_the_same_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_an_idempotency_key_with_another_request_is_refused(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        works.drain.set()
+        await works.ended.wait()
+        url = f"{works.url}/v1/jobs"
+        job = {**JOB, "options": {"force": True, "level": 1}}
+        first = await ask(url, "POST", job, Idempotency_Key="k")
+        reordered = {**JOB, "options": {"level": 1, "force": True}}
+        assert (await ask(url, "POST", reordered, Idempotency_Key="k"))[0] == 200
+        status, said = await ask(url, "POST", {**job, "to": "oci://host/other"}, Idempotency_Key="k")
+        assert (status, first[1]["id"] in said["detail"]) == (422, True)
+        assert len((await ask(url))[1]["jobs"]) == 1
+
+
+@pytest.mark.asyncio
 async def test_one_bad_job_of_a_list_refuses_all(tmp_path: Path) -> None:
     async with working(tmp_path) as works:
         status, said = await ask(f"{works.url}/v1/jobs", "POST", [JOB, {**JOB, "sorces": []}])
@@ -145,12 +161,36 @@ async def test_tokens_say_who_may_do_what(tmp_path: Path) -> None:
         assert (await ask(url, "POST", JOB, Authorization="Bearer pusher"))[0] == 403
         mine = {**JOB, "to": "oci://host/team/cache"}
         assert (await ask(url, "POST", mine, Authorization="Bearer pusher"))[0] == 202
+        from_another = {**mine, "options": {"base_image": "host/secret/os:12"}}
+        assert (await ask(url, "POST", from_another, Authorization="Bearer pusher"))[0] == 403
         assert (await ask(f"{works.url}/livez"))[0] == 200
         async with DaemonClient(works.url, "pusher") as client:
             assert (await client.stats())["workers"] == 1
         async with DaemonClient(works.url) as client:
             with pytest.raises(UnusableError, match="UPLOADER_TOKEN"):
                 await client.stats()
+
+
+@pytest.mark.asyncio
+async def test_a_token_with_destinations_touches_no_job_to_elsewhere(tmp_path: Path) -> None:
+    callers = (
+        (hashlib.sha256(b"all").hexdigest(), Caller("all", "full")),
+        (hashlib.sha256(b"some").hexdigest(), Caller("some", "full", (RepositoryPattern("host/team/*"),))),
+    )
+    async with working(tmp_path, tokens=Tokens(callers)) as works:
+        works.drain.set()
+        await works.ended.wait()
+        url, some = f"{works.url}/v1/jobs", {"Authorization": "Bearer some"}
+        theirs = (await ask(url, "POST", JOB, Authorization="Bearer all"))[1]["id"]
+        mine = (await ask(url, "POST", {**JOB, "to": "oci://host/team/x"}, **some))[1]["id"]
+        assert (await ask(f"{url}/{theirs}/cancel", "POST", **some))[0] == 403
+        assert (await ask(f"{url}/{theirs}/retry", "POST", **some))[0] == 403
+        assert (await ask(f"{url}:retry-dead", "POST", **some))[0] == 403
+        assert (await ask(f"{url}/{mine}/cancel", "POST", **some))[0] == 200
+        assert (await ask(f"{url}/{mine}/retry", "POST", **some))[0] == 202
+        assert (await ask(f"{url}/{theirs}"))[0] == 401
+        assert (await ask(f"{url}/{theirs}/cancel", "POST", Authorization="Bearer all"))[0] == 200
+        assert (await ask(f"{url}:retry-dead", "POST", Authorization="Bearer all"))[0] == 202
 
 
 @pytest.mark.asyncio

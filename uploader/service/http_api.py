@@ -15,9 +15,9 @@ from aiohttp import web
 
 from uploader.errors import InputError, JobStoreError
 from uploader.jobs import FINAL, STATES, JobId
-from uploader.model.reference import Repository, parse_destination
+from uploader.model.reference import Repository, parse_destination, parse_image
 from uploader.service.http_access import find_caller
-from uploader.service.job_format import PushJob, read_job
+from uploader.service.job_format import PushJob, read_job, read_payload
 from uploader.service.job_view import rfc3339, show_job
 from uploader.service.openapi import describe
 from uploader.service.problems import Refused, problems
@@ -98,11 +98,25 @@ class Api:
         ]
         await anyio.to_thread.run_sync(self._admit, request[_CALLER], jobs)
         answers = await self._store.submit([job.spec(self._settings.max_attempts) for job in jobs])
-        status = 202 if any(answer.created for answer in answers) else 200
+        created = any(answer.created for answer in answers)
+        if key and not created:
+            await self._refuse_another_request(key, jobs, answers)
+        status = 202 if created else 200
         shown = [_submitted(answer) for answer in answers]
         if several:
             return web.json_response({"jobs": shown}, status=status)
         return web.json_response(shown[0], status=status, headers={"Location": f"/v1/jobs/{answers[0].id}"})
+
+    async def _refuse_another_request(self, key: str, jobs: Sequence[PushJob], answers: Sequence[Submitted]) -> None:
+        """A key that names other jobs than these was taken twice by mistake: theirs are not ours."""
+        for job, answer in zip(jobs, answers, strict=True):
+            found = await self._store.get(answer.id)
+            if found is None or job.key is None or not job.key.startswith(key):
+                continue
+            if replace(read_payload(found.payload), key=job.key, priority=job.priority) != job:
+                raise Refused(
+                    422, f"the Idempotency-Key {key[:100]!r} is that of job {answer.id}, which is another one"
+                )
 
     def _read(self, document: object, key: str | None) -> PushJob:
         job = read_job(document, self._settings.defaults)
@@ -111,9 +125,7 @@ class Api:
     def _admit(self, caller: Caller, jobs: Sequence[PushJob]) -> None:
         for job in jobs:
             self._settings.allowed.admit(job)
-            match parse_destination(job.to):
-                case Repository() as repository if not caller.may_push_to(repository):
-                    raise Refused(403, f"the token {caller.name!r} may not push to {repository}")
+            _check_caller(caller, job)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """Jobs, newest first."""
@@ -138,6 +150,7 @@ class Api:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """End a job that waits, or ask the daemon that works on it to stop."""
+        await self._find_theirs(request)
         match await self._store.cancel(_job_id(request)):
             case "cancelled":
                 return web.json_response({"cancelled": True})
@@ -150,20 +163,29 @@ class Api:
 
     async def retry(self, request: web.Request) -> web.Response:
         """Try an ended job once more, with all its attempts."""
-        job = await self._find(request)
+        job = await self._find_theirs(request)
         if not await self._store.retry(job.id):
             why = f"job {job.id} is {job.state}; only failed, dead and cancelled ones can be retried"
             raise Refused(409, f"{why}, and not while another job with the same key waits")
         return web.json_response({"retried": 1}, status=202)
 
-    async def retry_dead(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def retry_dead(self, request: web.Request) -> web.Response:
         """Try all dead jobs once more."""
+        if request[_CALLER].destinations is not None:
+            raise Refused(403, f"the token {request[_CALLER].name!r} may retry only jobs of its own, one by one")
         return web.json_response({"retried": await self._store.retry_dead()}, status=202)
 
     async def _find(self, request: web.Request) -> Job:
         job = await self._store.get(_job_id(request))
         if job is None:
             raise Refused(404, f"there is no job {_job_id(request)}")
+        return job
+
+    async def _find_theirs(self, request: web.Request) -> Job:
+        """The job, which must be one that the caller could have submitted."""
+        job = await self._find(request)
+        if request[_CALLER].destinations is not None:
+            _check_caller(request[_CALLER], read_payload(job.payload))
         return job
 
     # -- events
@@ -311,6 +333,16 @@ ROUTES: Final = (
     Route("GET", "/version", Api.version, "open"),
     Route("GET", "/openapi.json", Api.openapi, "open"),
 )
+
+
+def _check_caller(caller: Caller, job: PushJob) -> None:
+    """Beside what the daemon allows. A base image is read with the daemon's login: so only from where one may write."""
+    places = [parse_destination(job.to)]
+    if isinstance(image := job.options.get("base_image"), str):
+        places.append(parse_image(image).where)
+    for place in places:
+        if isinstance(place, Repository) and not caller.may_push_to(place):
+            raise Refused(403, f"the token {caller.name!r} may not push to {place}")
 
 
 def _submitted(answer: Submitted) -> dict[str, object]:
