@@ -163,6 +163,8 @@ async def test_tokens_say_who_may_do_what(tmp_path: Path) -> None:
         assert (await ask(url, "POST", mine, Authorization="Bearer pusher"))[0] == 202
         from_another = {**mine, "options": {"base_image": "host/secret/os:12"}}
         assert (await ask(url, "POST", from_another, Authorization="Bearer pusher"))[0] == 403
+        for act in ("pause", "resume", "drain"):
+            assert (await ask(f"{works.url}/v1/{act}", "POST", Authorization="Bearer reader"))[0] == 403
         assert (await ask(f"{works.url}/livez"))[0] == 200
         async with DaemonClient(works.url, "pusher") as client:
             assert (await client.stats())["workers"] == 1
@@ -191,6 +193,32 @@ async def test_a_token_with_destinations_touches_no_job_to_elsewhere(tmp_path: P
         assert (await ask(f"{url}/{theirs}"))[0] == 401
         assert (await ask(f"{url}/{theirs}/cancel", "POST", Authorization="Bearer all"))[0] == 200
         assert (await ask(f"{url}:retry-dead", "POST", Authorization="Bearer all"))[0] == 202
+
+
+@pytest.mark.asyncio
+async def test_a_paused_daemon_begins_no_job_until_it_is_resumed(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path / "graph", {"a": []})
+    async with FakeRegistry() as registry, working(tmp_path) as works:
+        assert (await ask(f"{works.url}/v1/pause", "POST"))[1] == {"paused": True}
+        assert (await ask(f"{works.url}/livez"))[1]["paused"] is True
+        job = {"sources": [str(graph)], "to": registry.destination("cache")}
+        status, answer = await ask(f"{works.url}/v1/jobs", "POST", job)
+        assert status == 202
+        after, kinds = 0, set[str]()
+        while events := await works.store.events(answer["id"], after=after, wait=0.5):
+            after, kinds = events[-1].seq, kinds | {event.kind for event in events}
+        assert kinds <= {"submitted", "leased", "released"}  # it may have been taken just when it was paused
+        assert registry.requests == []
+        assert (await ask(f"{works.url}/v1/resume", "POST"))[1] == {"paused": False}
+        assert (await works.wait_end(answer["id"])).state == "succeeded"
+
+
+@pytest.mark.asyncio
+async def test_a_daemon_that_is_asked_to_drain_ends(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        assert (await ask(f"{works.url}/v1/drain", "POST"))[0] == 202
+        await works.ended.wait()
+        assert (await ask(f"{works.url}/readyz"))[0] == 503
 
 
 @pytest.mark.asyncio

@@ -79,7 +79,7 @@ class DaemonSettings:
 
 
 class Daemon:
-    """Mutable: the jobs that run, whether it drains, and when the heart beat last."""
+    """Mutable: the jobs that run, whether it drains or is paused, and when the heart beat last."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Daemon:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.draining = False
+        self.paused = False
         self.metrics = metrics or Metrics()
         self._store = store
         self._push = push
@@ -100,6 +101,7 @@ class Daemon:
         self._news = anyio.Event()
         self._ended = anyio.Event()
         self._taken = anyio.Event()
+        self._drain_asked = anyio.Event()
         self._beat_at = anyio.current_time()
         self._store_answers = True
 
@@ -113,8 +115,25 @@ class Daemon:
         """Whether the loop runs and the heart beats; says nothing of the store or of registries."""
         return anyio.current_time() - self._beat_at < self._settings.ttl_seconds
 
+    def pause(self) -> None:
+        """Begin no more jobs, until `resume`; those that run go on, and others may still be handed in."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Begin jobs again."""
+        self.paused = False
+        self._tell_ended()
+
+    def drain(self) -> None:
+        """End as after a signal: running jobs get their time."""
+        self._drain_asked.set()
+
     async def run(self, drain: anyio.Event) -> None:
-        """Work until `drain` is set; then running jobs get their time to end, and what is left is given back."""
+        """Work until `drain` is set, by the caller or by `self.drain`.
+
+        Then running jobs get their time to end, and what is left is given back.
+        """
+        self._drain_asked = drain
         async with anyio.create_task_group() as background:
             background.start_soon(self._beat)
             background.start_soon(self._sweep)
@@ -152,7 +171,7 @@ class Daemon:
     async def _take(self, jobs: TaskGroup) -> None:
         """Never cancelled within a call to the store: a lease that was made and not heard of costs an attempt."""
         while not self.draining:
-            free = self._settings.at_once - len(self._running)
+            free = 0 if self.paused else self._settings.at_once - len(self._running)
             if free < 1:
                 await self._ended.wait()
                 continue
@@ -169,7 +188,7 @@ class Daemon:
         self._taken.set()
 
     async def _begin(self, lease: Lease, leased_at: float, jobs: TaskGroup) -> None:
-        if self.draining:
+        if self.draining or self.paused:
             await self._store.release(lease)
             return
         running = Running(lease, leased_at, self.metrics, self._wake_heart)

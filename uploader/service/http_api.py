@@ -259,10 +259,26 @@ class Api:
             }
         )
 
+    async def pause(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Let this daemon begin no more jobs, until it is resumed or started anew; it still takes jobs in."""
+        self._daemon.pause()
+        return web.json_response({"paused": True})
+
+    async def resume(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Let this daemon begin jobs again."""
+        self._daemon.resume()
+        return web.json_response({"paused": False})
+
+    async def drain(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Let this daemon end, as SIGTERM does."""
+        self._daemon.drain()
+        return web.json_response({"draining": True}, status=202)
+
     async def livez(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Whether the daemon's loop and heartbeats run; never depends on the store or on registries."""
         alive = self._daemon.alive
-        return web.json_response({"alive": alive, "running": self._daemon.running}, status=200 if alive else 503)
+        body = {"alive": alive, "running": self._daemon.running, "paused": self._daemon.paused}
+        return web.json_response(body, status=200 if alive else 503)
 
     async def readyz(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Whether jobs can be taken in: the store writes, and the daemon does not drain."""
@@ -281,11 +297,8 @@ class Api:
     async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """For Prometheus."""
         stats = None
-        with anyio.move_on_after(_CHECK_SECONDS):
-            try:
-                stats = await self._store.stats()
-            except JobStoreError:
-                stats = None
+        with anyio.move_on_after(_CHECK_SECONDS), suppress(JobStoreError):
+            stats = await self._store.stats()
         text = self._daemon.metrics.text(stats, self._daemon.running)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -326,6 +339,9 @@ ROUTES: Final = (
     Route("POST", "/v1/jobs/{id}/retry", Api.retry, "full"),
     Route("GET", "/v1/workers", Api.workers, "read"),
     Route("GET", "/v1/stats", Api.stats, "read"),
+    Route("POST", "/v1/pause", Api.pause, "full"),
+    Route("POST", "/v1/resume", Api.resume, "full"),
+    Route("POST", "/v1/drain", Api.drain, "full"),
     Route("GET", "/metrics", Api.metrics, "read"),
     Route("GET", "/livez", Api.livez, "open"),
     Route("GET", "/readyz", Api.readyz, "open"),
