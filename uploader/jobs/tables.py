@@ -61,14 +61,15 @@ jobs: Final = Table(
     Column("error", Text),
 )
 Index("uploader_jobs_live", jobs.c.key, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
-_READY: Final = text("state = 'ready'")
+READY: Final = text("state = 'ready'")
+"""As text, so that a query may use the index: it holds for some rows only, and a parameter might be any state."""
 Index(
     "uploader_jobs_ready",
     jobs.c.priority.desc(),
     jobs.c.run_at,
     jobs.c.id,
-    sqlite_where=_READY,
-    postgresql_where=_READY,
+    sqlite_where=READY,
+    postgresql_where=READY,
 )
 Index("uploader_jobs_state", jobs.c.state, jobs.c.id)
 Index("uploader_jobs_finished", jobs.c.finished)

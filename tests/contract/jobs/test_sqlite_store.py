@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from tests.contract.jobs.places import Hands, Place, kinds, leased, state_of, submitted
 from uploader.errors import InputError, JobStoreError
-from uploader.jobs import JobSpec, open_store, upkeep
+from uploader.jobs import JobSpec, open_store, transitions, upkeep
 from uploader.jobs.gate import Gate
 from uploader.jobs.sqlite import SqliteDatabase
 
@@ -214,6 +214,18 @@ async def test_url_that_names_no_store_is_bad_input(url: str) -> None:
         async with open_store(url):
             pass
     assert "secret" not in str(refusal.value)
+
+
+async def test_next_job_is_found_by_an_index_however_many_wait(place: Place) -> None:
+    async with place.open() as store:
+
+        def plan(tx: Transaction) -> str:
+            asked = text(f"EXPLAIN QUERY PLAN {transitions._NEXT_READY_SQLITE.text}")
+            return str(tx.connection.execute(asked, {"now": tx.now, "most": 1}).all())
+
+        steps = await store._database.read(plan)
+        assert "uploader_jobs_ready" in steps
+        assert "ORDER BY" not in steps
 
 
 async def test_gate_that_another_process_never_leaves_is_an_error(tmp_path: Path) -> None:
