@@ -135,15 +135,17 @@ async def push_beside(
     emit: Emit,
     stop: anyio.Event,
     before_write: Callable[[], None] = lambda: None,
+    resumed: bool = False,
 ) -> Report:
     """One push of many in this process, with what they share; reads and writes only what is allowed.
 
-    `before_write` is called before each request that writes to a registry, and may raise UnusableError.
+    `before_write` is called before each request that writes to a registry, and may raise UnusableError. `resumed`
+    says that another try may have left something, which is then asked about.
     """
     job = await anyio.to_thread.run_sync(allowed.admit, job)
     options = job.push_options(defaults)
     return await _run(
-        job.sources, job.to, options, emit, stop, rehearse=False, beside=Beside(shared, allowed, before_write)
+        job.sources, job.to, options, emit, stop, rehearse=False, beside=Beside(shared, allowed, before_write, resumed)
     )
 
 
@@ -212,6 +214,7 @@ async def _run(
             strict=options.strict,
             update_index=options.update_index and not rehearse,
             base=base,
+            resumed=beside is not None and beside.resumed,
         )
         opened: AbstractAsyncContextManager[Destination] = wiring.open_destination(
             reference,

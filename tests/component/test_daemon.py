@@ -72,6 +72,18 @@ async def test_failures_that_may_pass_bring_the_job_back_and_what_is_there_is_no
 
 
 @pytest.mark.asyncio
+async def test_blobs_that_another_machine_left_without_any_tag_are_not_sent_again(tmp_path: Path) -> None:
+    """There is no local record here: only that the job was worked on before tells that they may be there."""
+    graph = write_packages(tmp_path / "graph", {"a": [], "b": [], "c": []})
+    refused = Fault(on="put-manifest", times=3, then=Answer(400))
+    async with FakeRegistry(faults=[refused]) as registry, working(tmp_path, state=False) as works:
+        (job,) = await works.submit(a_job(graph, registry.destination("cache")))
+        ended = await works.wait_end(job)
+        assert (ended.state, ended.leases) == ("succeeded", 2)
+        assert len(sent(registry)) == len(set(sent(registry)))
+
+
+@pytest.mark.asyncio
 async def test_failures_that_stay_end_the_job_with_its_report(tmp_path: Path) -> None:
     graph = write_packages(tmp_path / "graph", {"a": [], "b": []})
     (graph.parent / "a.tar").unlink()

@@ -20,7 +20,7 @@ import anyio
 from aiohttp import payload
 from yarl import URL
 
-from uploader.errors import InputError, RegistryError, SourceError, UnusableError
+from uploader.errors import InputError, RegistryError, SourceError, UnusableError, UploaderError
 from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
 from uploader.registry.meter import Meter
 from uploader.registry.reach import InwardError, Reach
@@ -309,10 +309,24 @@ class _Request(aiohttp.ClientRequest):
     before: Callable[[], None] | None = None
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Begin to send it; nothing is waited for between `before` and the first byte."""
+        """Begin to send it; without a body, nothing is waited for between `before` and the first byte."""
+        self._ask_before()
+        return await super().send(conn)
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+    ) -> None:
+        """Send the body, in a task: up to Python 3.11 one that begins later, and with it the first byte."""
+        try:
+            self._ask_before()
+        except UploaderError:
+            conn.close()  # `send` will say why, when the request is tried again
+            return
+        await super().write_bytes(writer, conn, content_length)
+
+    def _ask_before(self) -> None:
         if self.before is not None and self.method in _WRITES:
             self.before()
-        return await super().send(conn)
 
 
 async def _send_once(

@@ -52,6 +52,7 @@ class Task:
     strict: bool
     update_index: bool = False
     base: BaseSource | None = None
+    resumed: bool = False
 
 
 async def run_push(
@@ -88,7 +89,7 @@ async def run_push(
                 record=record,
                 emit=emit,
                 images=task.images,
-                rules=PushRules(task.force, remembers=not isinstance(destination, Rehearsal)),
+                rules=PushRules(task.force, remembers=not isinstance(destination, Rehearsal), resumed=task.resumed),
                 uploads=uploads,
             )
             unusable = await _prepare(task, destination, pusher, stop)

@@ -56,11 +56,12 @@ _log = structlog.get_logger("uploader.daemon")
 class Push(Protocol):
     """Carries out one job; raises InputError, UnusableError. It knows what jobs may do, and what pushes share.
 
-    It calls `before_write` before each request that writes to a registry, which raises once that must not be.
+    It calls `before_write` before each request that writes to a registry, which raises once that must not be. `resumed`
+    says that the job was worked on before.
     """
 
     async def __call__(
-        self, job: PushJob, *, emit: Emit, stop: anyio.Event, before_write: Callable[[], None]
+        self, job: PushJob, *, emit: Emit, stop: anyio.Event, before_write: Callable[[], None], resumed: bool
     ) -> Report: ...
 
 
@@ -300,6 +301,7 @@ class Daemon:
                     emit=running.emit,
                     stop=running.stop,
                     before_write=partial(self._refuse_late_write, running),
+                    resumed=running.lease.job.leases > 1,
                 )
                 strict = job.options.get("strict") is True
                 verdict = judge(report, strict=strict, stopped=running.reason is not None)

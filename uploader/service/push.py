@@ -44,11 +44,13 @@ class PushRules:
     """How a push works.
 
     `force`: what tags, manifests and the local record say is ignored. `remembers`: what was sent is put on record,
-    which is wrong where the sending is only rehearsed.
+    which is wrong where the sending is only rehearsed. `resumed`: an earlier try, maybe on another
+    machine, may have left blobs in a repository that has no tag yet.
     """
 
     force: bool = False
     remembers: bool = True
+    resumed: bool = False
 
 
 class RepositoryPusher:
@@ -79,6 +81,7 @@ class RepositoryPusher:
         self._images = images
         self._force = rules.force
         self._remembers = rules.remembers
+        self._resumed = rules.resumed
         self._sleep = sleep
         self._empty = False
         self._tagged: dict[PackageId, Digest] = {}
@@ -221,7 +224,8 @@ class RepositoryPusher:
     def _is_expected(self, descriptor: Descriptor) -> bool:
         """Whether the blob may well be there: asked about only then."""
         digest = descriptor.digest
-        return not self._empty or self._uploads.has_seen(digest) or self._record.has_blob(self._where, digest)
+        may_be = self._resumed or not self._empty
+        return may_be or self._uploads.has_seen(digest) or self._record.has_blob(self._where, digest)
 
     async def _read_existing(self, package: Package, tagged: Digest, layers: Sequence[Layer]) -> Existing | None:
         """What the tag points at; its config only where the manifest alone does not tell whether it names `layers`."""

@@ -91,3 +91,4 @@ class Beside:
     shared: Shared
     allowed: Allowed
     before_write: Callable[[], None] = lambda: None
+    resumed: bool = False
