@@ -83,6 +83,7 @@ async def _serve(orders: Orders) -> None:
     )
     options = PushOptions(jobs=orders.jobs, state=None)
     with wiring.share(options, {}) as shared:
+        shared.registries._user_agent = f"daemon-{os.getpid()}"  # so that a registry knows who writes
         push = _Pushes(orders, shared, options)
         place = StorePlace(orders.url, Path(orders.locks))
         async with working(Path(orders.root), push=push, settings=settings, place=place) as works:

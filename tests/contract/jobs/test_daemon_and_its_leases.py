@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ import pytest
 
 from tests.component.a_daemon import StorePlace, a_job, working
 from tests.torture.daemon_process import DIED, POISON, Orders, command_line, daemon_process
+from tests.torture.outage import Killed, TakenAway
 from uploader.jobs import JobSpec, open_store
 from uploader.jobs.machine import LOSSES_PER_ATTEMPT
 from uploader.service.daemon import DaemonSettings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.contract.jobs.places import Place
-    from tests.contract.jobs.postgresql import PostgresServer
+    from tests.torture.outage import Outage
     from uploader.jobs import JobId, Lease
     from uploader.jobs.store import SqlJobStore
 
@@ -204,31 +205,8 @@ class _Counted:
         return getattr(self._store, name)
 
 
-class Outage(Protocol):
-    """A store that is away from `begin` to `end`."""
-
-    def begin(self) -> None: ...
-    def end(self) -> None: ...
-
-
-class _Killed:
-    def __init__(self, server: PostgresServer) -> None:
-        self.begin, self.end = server.kill, server.start
-
-
-class _TakenAway:
-    def __init__(self, database: Path) -> None:
-        self._database, self._away = database, database.with_name("away")
-
-    def begin(self) -> None:
-        self._database.rename(self._away)
-
-    def end(self) -> None:
-        self._away.rename(self._database)
-
-
 @pytest.fixture
 def outage(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Outage:
     if place.url.startswith("sqlite"):
-        return _TakenAway(tmp_path / "jobs.db")
-    return _Killed(request.getfixturevalue("postgres"))
+        return TakenAway(tmp_path / "jobs.db")
+    return Killed(request.getfixturevalue("postgres"))
