@@ -71,7 +71,7 @@ def exit_status(report: Report, *, strict: bool, signal_number: int | None) -> i
 
 def fail(error: UploaderError) -> NoReturn:
     """Say what is wrong in one line, and exit."""
-    print(f"uploader: {error}", file=sys.stderr)
+    print(f"uploader: {_in_one_line(str(error))}", file=sys.stderr)
     match error:
         case InputError():
             sys.exit(2)
@@ -79,3 +79,8 @@ def fail(error: UploaderError) -> NoReturn:
             sys.exit(3)
         case _:
             sys.exit(1)
+
+
+def _in_one_line(text: str) -> str:
+    """What a file says in a message may hold line breaks, or try to steer the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
