@@ -1,16 +1,8 @@
 """What real Spacks pushed from two recorded stores, and what we make of them, unpacked in another place.
 
-Wanted differences, all of them:
-
-- Env: no own `bin` twice, no variables that a recipe sets by running code; the system's own folders are always behind
-  (Spack has them where an external glibc in /usr is among the dependencies).
-- Config and manifest carry our keys and annotations beside Spack's (`created`, `dev.uploader.id`); not tested here.
-- Of 0.x, texts that file(1) calls something else (JSON, JavaScript, SVG) are relocated too if they name the store;
-  there are none here.
-- `archive_timestamp` is no clock, so that a config can be made again.
-- The order of layers is one rule for all sources, depth first, which is also that of Spack 0.x. Spack 1.x takes another
-  topological order (`order_of_spack_1`), in which independent layers may lie the other way round. No reader minds:
-  Spack takes the last layer, a container runtime puts together what lies in different folders.
+All wanted differences are listed in the README with their reasons ("For Spack users", what differs). What the tests
+below allow for them: `Env` is compared by the store's own folders, `archive_timestamp` and the keys and annotations
+that we add are left out, and of Spack 1.x the layers of dependencies may be in another order (`order_of_spack_1`).
 """
 
 from __future__ import annotations

@@ -13,5 +13,5 @@ The store's files are read; Spack itself is neither imported nor run. In reading
 
 Two generations of Spack are told apart by the version of the store's database: 7 is 0.x, 8 is 1.x. They write
 different documents and judge files differently; what is pushed is what the store's own Spack would have pushed, with
-few wanted exceptions (all are in the golden tests).
+few wanted exceptions (all are in the README, "For Spack users").
 """
