@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import anyio
 import pytest
+from yarl import URL
 
 from tests.component.a_daemon import a_job, working
 from uploader.errors import InputError, UnusableError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 JOB = {"sources": ["graph.json"], "to": "oci://host/cache"}
 
 
-async def ask(url: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
+async def ask(url: str | URL, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
     """Status and JSON."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=named) as answer:
@@ -193,6 +194,28 @@ async def test_a_token_with_destinations_touches_no_job_to_elsewhere(tmp_path: P
         assert (await ask(f"{url}/{theirs}"))[0] == 401
         assert (await ask(f"{url}/{theirs}/cancel", "POST", Authorization="Bearer all"))[0] == 200
         assert (await ask(f"{url}:retry-dead", "POST", Authorization="Bearer all"))[0] == 202
+
+
+@pytest.mark.asyncio
+async def test_text_that_no_store_can_hold_is_refused_and_hurts_nobody(tmp_path: Path) -> None:
+    async with working(tmp_path) as works:
+        url = f"{works.url}/v1/jobs"
+        for key in ("\ud800", "a\0b"):
+            assert (await ask(url, "POST", {**JOB, "key": key}))[0] == 400
+        for odd in ("%00", "%ff", "%ED%A0%80", "x" * 500):
+            assert (await ask(URL(f"{url}/{odd}", encoded=True)))[0] == 404
+            assert (await ask(URL(f"{url}?cursor={odd}", encoded=True)))[0] == 400
+        assert (await ask(url, "POST", JOB))[0] == 202
+
+
+@pytest.mark.asyncio
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    async with working(tmp_path, body_seconds=0.05) as works:
+        host, port = works.url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as connection:
+            head = f"POST /v1/jobs HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            await connection.send(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert (await connection.receive()).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.asyncio

@@ -53,8 +53,16 @@ class JobSpec:
             raise InputError(f"the priority of a job is a number of 32 bits, not {self.priority}")
         if self.max_attempts < 1:
             raise InputError(f"a job needs one attempt at least, not {self.max_attempts}")
-        if self.key is not None and not (0 < len(self.key) <= 512 and "\0" not in self.key):
-            raise InputError("the key of a job has 1 to 512 characters, none of them NUL")
+        if self.key is not None and not (0 < len(self.key) <= 512 and "\0" not in self.key and _is_text(self.key)):
+            raise InputError("the key of a job has 1 to 512 characters of Unicode, none of them NUL")
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

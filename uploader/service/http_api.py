@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ _MOST_STREAMS: Final = 100
 _ALIVE_SECONDS: Final = 15.0
 _EVENT_WAIT_SECONDS: Final = 1.0
 _CHECK_SECONDS: Final = 5.0
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")  # others are no id of ours, and some no database takes
 _CALLER: Final = web.RequestKey("caller", Caller)
 
 Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
@@ -51,6 +53,7 @@ class ApiSettings:
     defaults: PushOptions
     tokens: Tokens | None = None
     max_attempts: int = 5
+    body_seconds: float = 60.0
 
 
 class Api:
@@ -86,7 +89,7 @@ class Api:
 
     async def submit(self, request: web.Request) -> web.Response:
         """Take in one job, or a list of them: all or none."""
-        document = await _json(request)
+        document = await _json(request, self._settings.body_seconds)
         several = isinstance(document, list)
         documents = document if isinstance(document, list) else [document]
         if not 0 < len(documents) <= MOST_JOBS:
@@ -133,7 +136,7 @@ class Api:
         if state is not None and state not in STATES:
             raise InputError(f"state is one of {', '.join(STATES)}")
         limit = _number(request, "limit", 100)
-        page = await self._store.jobs(state=state, limit=limit, cursor=request.query.get("cursor"))
+        page = await self._store.jobs(state=state, limit=limit, cursor=_cursor(request))
         return web.json_response({"jobs": [show_job(job) for job in page.jobs], "next": page.next})
 
     async def job(self, request: web.Request) -> web.Response:
@@ -370,19 +373,33 @@ def _as_sse(event: JobEvent) -> bytes:
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()
 
 
-async def _json(request: web.Request) -> object:
+async def _json(request: web.Request, seconds: float) -> object:
     if request.content_type != "application/json":
         raise Refused(415, "send JSON, as Content-Type: application/json")
     if (request.content_length or 0) > MOST_BODY_BYTES:
         raise Refused(413, f"a request has at most {MOST_BODY_BYTES} bytes", {"Connection": "close"})
     try:
-        return json.loads(await request.read())
+        with anyio.fail_after(seconds):
+            content = await request.read()
+        return json.loads(content)
+    except TimeoutError:
+        raise Refused(408, f"the request did not come within {seconds:g} s", {"Connection": "close"}) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
 
 
 def _job_id(request: web.Request) -> JobId:
-    return JobId(request.match_info["id"])
+    text = request.match_info["id"]
+    if _ID.fullmatch(text) is None:
+        raise Refused(404, f"there is no job {text[:100]!r}")
+    return JobId(text)
+
+
+def _cursor(request: web.Request) -> str | None:
+    text = request.query.get("cursor")
+    if text is not None and _ID.fullmatch(text) is None:
+        raise InputError(f"cursor is what the page before says in `next`, not {text[:50]!r}")
+    return text
 
 
 def _number(request: web.Request, name: str, default: int) -> int:
