@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
+import anyio
+import anyio.abc
 import pytest
 
 from tests.component.a_client import NAME, QUICK, ZLIB, a_client, a_manifest, described, fill, push
@@ -11,6 +14,7 @@ from uploader.errors import RegistryError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.reference import Registry
 from uploader.oci.media_types import OCI_MANIFEST
+from uploader.registry.retry import RetryPolicy
 from uploader.registry.transport import Timeouts
 from uploader.testing import Answer, FakeRegistry, Fault, Stall
 from uploader.testing.clock import Clock
@@ -47,6 +51,55 @@ async def test_a_stall_is_ended_by_lack_of_progress() -> None:
     async with FakeRegistry(faults=[fault]) as registry, a_client(registry, timeouts=timeouts) as client:
         assert await push(client) == "uploaded"
         assert len(registry.requests_of("put-blob")) == 2
+
+
+async def test_a_trickle_is_no_progress() -> None:
+    """A byte now and then, for ever: each one alone would look as if it went on."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - of a socket
+
+    async def trickle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+            with suppress(anyio.BrokenResourceError):
+                while True:
+                    await stream.send(b"x")
+                    await anyio.sleep(0.02)
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, trickle)
+        where = Registry("http", f"127.0.0.1:{port}")
+        once = RetryPolicy(attempts=1)
+        async with a_client(where, timeouts=Timeouts(stall=0.2, answer=5.0), retry=once) as client:
+            with anyio.fail_after(10), pytest.raises(RegistryError, match="no progress"):
+                await client.copy_blob(described(bytes(100_000)), None)
+        group.cancel_scope.cancel()
+
+
+async def test_an_answer_with_bare_line_feeds_is_read() -> None:
+    """Docker Hub's limiter against abuse answers so (hub-feedback#1907)."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - of a socket
+    answers = iter(
+        [
+            b"HTTP/1.1 429 Too Many Requests\nRetry-After: 60\nConnection: close\n\nToo Many Requests (HAP429).\n",
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        ]
+    )
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(next(answers))
+
+    clock = Clock()
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, answer)
+        async with a_client(Registry("http", f"127.0.0.1:{port}"), clock=clock) as client:
+            assert not await client.is_empty(), "a 404 that may be a proxy's"
+        group.cancel_scope.cancel()
+    assert sum(clock.sleeps) == pytest.approx(60.0, abs=1.0)
 
 
 async def test_tls_needs_the_authoritys_certificate() -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from uploader.registry.certificates import Certificates
 
 _PIECE_BYTES = 256 * 1024
+_PIECE_IN_BYTES = 64 * 1024
 _REDIRECTS = 5
 _WRITES = frozenset({"POST", "PUT", "PATCH"})
 _HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -48,7 +49,11 @@ _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Time limits in seconds. `stall`: no byte moved; `answer`: after the body, plus a second per 10 MB of it."""
+    """Time limits in seconds. `answer`: after the body, plus a second per 10 MB of it.
+
+    `stall`: so long may a piece of a body take (256 KiB on its way out, 64 KiB on its way in): a transfer that is
+    slower than that, 1 to 4 kB/s, counts as stalled although some bytes still move.
+    """
 
     connect: float = 8.0
     stall: float = 60.0
@@ -56,11 +61,12 @@ class Timeouts:
 
 
 class _Watch:
-    """Ends a request that makes no progress: its scope's deadline moves with every piece that goes out."""
+    """Ends a request that makes no progress: its scope's deadline moves with every piece that goes out or comes in."""
 
     def __init__(self, timeouts: Timeouts, size: int) -> None:
         self._timeouts = timeouts
         self._left = size
+        self._came_in = 0
         self._answer = timeouts.answer + size / 10e6
         self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
 
@@ -73,8 +79,12 @@ class _Watch:
         """It is we who make it wait."""
         self.scope.deadline = math.inf
 
-    def received(self) -> None:
-        self.scope.deadline = anyio.current_time() + self._timeouts.stall
+    def received(self, count: int) -> None:
+        """A single byte now and then is no progress."""
+        self._came_in += count
+        if self._came_in >= _PIECE_IN_BYTES:
+            self._came_in = 0
+            self.scope.deadline = anyio.current_time() + self._timeouts.stall
 
     def sent(self, count: int) -> None:
         self._left -= count
@@ -292,7 +302,7 @@ class Transport:
                     await _pour(response, request.sink, watch)
                     content = b""
                 else:
-                    content = await _read(response, most)
+                    content = await _read(response, most, watch)
             if isinstance(request.body, bytes) and request.body:
                 self.meter.sent(len(request.body))
             return Response(response.status, _headers_of(response), content)
@@ -361,13 +371,14 @@ def _headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int, watch: _Watch) -> bytes:
     """At most `most` bytes; a longer body costs the connection, not the memory."""
     if response.content_length == 0:
         return b""
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk
+        watch.received(len(chunk))
         if len(content) > most:
             response.close()
             break
@@ -376,9 +387,10 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 async def _pour(response: aiohttp.ClientResponse, sink: Sink, watch: _Watch) -> None:
     sink.begin()
+    watch.received(_PIECE_IN_BYTES)  # it has begun
     async for chunk in response.content.iter_any():
         sink.write(chunk)
-        watch.received()
+        watch.received(len(chunk))
 
 
 def _proxy_for(url: str) -> str | None:

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def run_in_virtual_time(function: Callable[..., Awaitable[_T]], *arguments: object) -> tuple[_T, float]:
+def run_in_virtual_time(
+    function: Callable[..., Awaitable[_T]], *arguments: object, patience: float = 0.0
+) -> tuple[_T, float]:
     """Run an async function; gives its result, and how many virtual seconds it took.
 
     All that waits by the loop's clock (`anyio.sleep`, deadlines, `anyio.current_time`) takes no real time, and
     the same program takes the same virtual time to the last digit. What works in threads, or waits for sockets, is out
-    of place here: the clock does not know of it.
+    of place here: the clock does not know of it. With `patience` it may: so many real seconds are waited for them
+    before the clock moves, and a hundred times that before it moves by more than a minute.
     """
 
     async def timed() -> tuple[_T, float]:
@@ -29,15 +32,15 @@ def run_in_virtual_time(function: Callable[..., Awaitable[_T]], *arguments: obje
         result = await function(*arguments)
         return result, anyio.current_time() - began
 
-    return anyio.run(timed, backend_options={"loop_factory": _VirtualLoop})
+    return anyio.run(timed, backend_options={"loop_factory": partial(_VirtualLoop, patience)})
 
 
 class _VirtualLoop(asyncio.SelectorEventLoop):
     """Mutable: its clock, in seconds since it was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.now = 0.0
-        super().__init__(_VirtualSelector(partial(setattr, self, "now"), self.time))
+        super().__init__(_VirtualSelector(partial(setattr, self, "now"), self.time, patience))
 
     def time(self) -> float:
         return self.now
@@ -46,14 +49,17 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 class _VirtualSelector(selectors.SelectSelector):
     """Where a loop would wait for the next timer, it moves the clock there instead."""
 
-    def __init__(self, set_clock: Callable[[float], None], clock: Callable[[], float]) -> None:
+    def __init__(self, set_clock: Callable[[float], None], clock: Callable[[], float], patience: float) -> None:
         super().__init__()
+        self._patience = patience
         self._set_clock = set_clock
         self._clock = clock
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Whatever is ready; raises RuntimeError when nothing ever will be."""
         ready = super().select(0)
+        if not ready and timeout != 0 and self._patience:
+            ready = super().select(self._patience * (1 if timeout is not None and timeout < 60 else 100))
         if not ready and timeout is None:
             raise RuntimeError("everything waits for something that never happens, or happens outside virtual time")
         if not ready and timeout:
