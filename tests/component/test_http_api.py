@@ -15,7 +15,8 @@ from tests.component.a_daemon import a_job, working
 from uploader.errors import InputError, UnusableError
 from uploader.service.allowed import RepositoryPattern
 from uploader.service.daemon_client import DaemonClient
-from uploader.service.http_api import MOST_BODY_BYTES, ROUTES
+from uploader.service.http_api import ROUTES
+from uploader.service.http_reading import MOST_BODY_BYTES
 from uploader.service.tokens import Caller, Tokens, read_tokens
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,14 @@ from uploader.errors import InputError, JobStoreError
 from uploader.jobs import FINAL, STATES, JobId
 from uploader.model.reference import Repository, parse_destination, parse_image
 from uploader.service.http_access import find_caller
+from uploader.service.http_reading import (
+    MOST_BODY_BYTES,
+    cursor_of,
+    event_id_of,
+    job_id_of,
+    number_of,
+    read_json,
+)
 from uploader.service.job_format import PushJob, read_job, read_payload
 from uploader.service.job_view import rfc3339, show_job
 from uploader.service.openapi import describe
@@ -33,13 +40,11 @@ if TYPE_CHECKING:
     from uploader.service.daemon import Daemon
     from uploader.service.options import PushOptions
 
-MOST_BODY_BYTES: Final = 1024 * 1024
 MOST_JOBS: Final = 1000
 _MOST_STREAMS: Final = 100
 _ALIVE_SECONDS: Final = 15.0
 _EVENT_WAIT_SECONDS: Final = 1.0
 _CHECK_SECONDS: Final = 5.0
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")  # others are no id of ours, and some no database takes
 _CALLER: Final = web.RequestKey("caller", Caller)
 
 Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
@@ -89,7 +94,7 @@ class Api:
 
     async def submit(self, request: web.Request) -> web.Response:
         """Take in one job, or a list of them: all or none."""
-        document = await _json(request, self._settings.body_seconds)
+        document = await read_json(request, self._settings.body_seconds)
         several = isinstance(document, list)
         documents = document if isinstance(document, list) else [document]
         if not 0 < len(documents) <= MOST_JOBS:
@@ -135,8 +140,8 @@ class Api:
         state = request.query.get("state")
         if state is not None and state not in STATES:
             raise InputError(f"state is one of {', '.join(STATES)}")
-        limit = _number(request, "limit", 100)
-        page = await self._store.jobs(state=state, limit=limit, cursor=_cursor(request))
+        limit = number_of(request, "limit", 100)
+        page = await self._store.jobs(state=state, limit=limit, cursor=cursor_of(request))
         return web.json_response({"jobs": [show_job(job) for job in page.jobs], "next": page.next})
 
     async def job(self, request: web.Request) -> web.Response:
@@ -154,15 +159,15 @@ class Api:
     async def cancel(self, request: web.Request) -> web.Response:
         """End a job that waits, or ask the daemon that works on it to stop."""
         await self._find_theirs(request)
-        match await self._store.cancel(_job_id(request)):
+        match await self._store.cancel(job_id_of(request)):
             case "cancelled":
                 return web.json_response({"cancelled": True})
             case "requested":
                 return web.json_response({"cancelled": False, "requested": True}, status=202)
             case "already-final":
-                raise Refused(409, f"job {_job_id(request)} has ended already")
+                raise Refused(409, f"job {job_id_of(request)} has ended already")
             case _:
-                raise Refused(404, f"there is no job {_job_id(request)}")
+                raise Refused(404, f"there is no job {job_id_of(request)}")
 
     async def retry(self, request: web.Request) -> web.Response:
         """Try an ended job once more, with all its attempts."""
@@ -179,9 +184,9 @@ class Api:
         return web.json_response({"retried": await self._store.retry_dead()}, status=202)
 
     async def _find(self, request: web.Request) -> Job:
-        job = await self._store.get(_job_id(request))
+        job = await self._store.get(job_id_of(request))
         if job is None:
-            raise Refused(404, f"there is no job {_job_id(request)}")
+            raise Refused(404, f"there is no job {job_id_of(request)}")
         return job
 
     async def _find_theirs(self, request: web.Request) -> Job:
@@ -196,7 +201,7 @@ class Api:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happened to a job, as server-sent events, until it has ended; goes on behind Last-Event-ID."""
         job = await self._find(request)
-        after = _event_id(request)
+        after = event_id_of(request)
         if self._streams >= _MOST_STREAMS:
             raise Refused(503, f"{_MOST_STREAMS} streams of events are open already", {"Retry-After": "5"})
         self._streams += 1
@@ -371,46 +376,3 @@ def _submitted(answer: Submitted) -> dict[str, object]:
 def _as_sse(event: JobEvent) -> bytes:
     data = json.dumps({"job": event.job, "at": rfc3339(event.at), "kind": event.kind, "detail": event.detail})
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()
-
-
-async def _json(request: web.Request, seconds: float) -> object:
-    if request.content_type != "application/json":
-        raise Refused(415, "send JSON, as Content-Type: application/json")
-    if (request.content_length or 0) > MOST_BODY_BYTES:
-        raise Refused(413, f"a request has at most {MOST_BODY_BYTES} bytes", {"Connection": "close"})
-    try:
-        with anyio.fail_after(seconds):
-            content = await request.read()
-        return json.loads(content)
-    except TimeoutError:
-        raise Refused(408, f"the request did not come within {seconds:g} s", {"Connection": "close"}) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
-
-
-def _job_id(request: web.Request) -> JobId:
-    text = request.match_info["id"]
-    if _ID.fullmatch(text) is None:
-        raise Refused(404, f"there is no job {text[:100]!r}")
-    return JobId(text)
-
-
-def _cursor(request: web.Request) -> str | None:
-    text = request.query.get("cursor")
-    if text is not None and _ID.fullmatch(text) is None:
-        raise InputError(f"cursor is what the page before says in `next`, not {text[:50]!r}")
-    return text
-
-
-def _number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InputError(f"{name} is a number, not {text[:50]!r}")
-    return int(text)
-
-
-def _event_id(request: web.Request) -> int:
-    text = request.headers.get("Last-Event-ID", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InputError(f"Last-Event-ID is the id of an event, not {text[:50]!r}")
-    return int(text)

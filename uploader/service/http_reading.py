@@ -1,0 +1,67 @@
+"""What stands in a request to the HTTP API: its body, ids, cursors and numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from uploader.errors import InputError
+from uploader.jobs import JobId
+from uploader.service.problems import Refused
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+MOST_BODY_BYTES: Final = 1024 * 1024
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")  # others are no id of ours, and some no database takes
+
+
+async def read_json(request: web.Request, seconds: float) -> object:
+    """The body, which must be JSON and come within so many seconds; raises Refused, InputError."""
+    if request.content_type != "application/json":
+        raise Refused(415, "send JSON, as Content-Type: application/json")
+    if (request.content_length or 0) > MOST_BODY_BYTES:
+        raise Refused(413, f"a request has at most {MOST_BODY_BYTES} bytes", {"Connection": "close"})
+    try:
+        with anyio.fail_after(seconds):
+            content = await request.read()
+        return json.loads(content)
+    except TimeoutError:
+        raise Refused(408, f"the request did not come within {seconds:g} s", {"Connection": "close"}) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
+
+
+def job_id_of(request: web.Request) -> JobId:
+    """The id in the path; raises Refused for what can be none."""
+    text = request.match_info["id"]
+    if _ID.fullmatch(text) is None:
+        raise Refused(404, f"there is no job {text[:100]!r}")
+    return JobId(text)
+
+
+def cursor_of(request: web.Request) -> str | None:
+    """The cursor of a page; raises InputError for what can be none."""
+    text = request.query.get("cursor")
+    if text is not None and _ID.fullmatch(text) is None:
+        raise InputError(f"cursor is what the page before says in `next`, not {text[:50]!r}")
+    return text
+
+
+def number_of(request: web.Request, name: str, default: int) -> int:
+    """A number of the query; raises InputError."""
+    text = request.query.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InputError(f"{name} is a number, not {text[:50]!r}")
+    return int(text)
+
+
+def event_id_of(request: web.Request) -> int:
+    """The event behind which to go on; raises InputError."""
+    text = request.headers.get("Last-Event-ID", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InputError(f"Last-Event-ID is the id of an event, not {text[:50]!r}")
+    return int(text)
