@@ -36,7 +36,11 @@ Exit status: 0 done; 1 it, or some tag, could not be read or written; 2 bad inpu
     "--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the authorities in this PEM file, too."
 )
 @setting(
-    "--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login."
+    "--auth-realms",
+    type=Commas(),
+    default="",
+    metavar="HOSTS",
+    help="Token services elsewhere that may get the login; hosts here may also be inside a private network.",
 )
 @config_option
 def index(destination: str, jobs: int, ca_file: Path | None, auth_realms: tuple[str, ...]) -> None:

@@ -77,7 +77,7 @@ _OPTIONS: list[Callable[[_Command], _Command]] = [
     setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),
     setting("--temp-dir", type=click.Path(path_type=Path), metavar="PATH", help="Where packed layers lie until they are sent: at most --jobs of them.  [default: $TMPDIR]"),
     setting("--state", metavar="PATH|none", help="The local record of what was hashed and pushed.  [default: $XDG_STATE_HOME/uploader/record.db]"),
-    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login."),
+    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login; hosts here may also be inside a private network."),
     click.option("--source-date-epoch", type=int, default=0, envvar="SOURCE_DATE_EPOCH", metavar="SECONDS", help="The `created` of every config, in seconds since 1970.  [default: 0]"),
     config_option,
 ]  # fmt: skip

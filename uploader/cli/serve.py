@@ -69,7 +69,7 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),
     setting("--temp-dir", type=click.Path(path_type=Path), metavar="PATH", help="Where packed layers lie until they are sent.  [default: $TMPDIR]"),
     setting("--state", metavar="PATH|none", help="The local record of what was hashed and pushed.  [default: $XDG_STATE_HOME/uploader/record.db]"),
-    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login."),
+    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login; hosts here may also be inside a private network."),
     config_option,
 ]  # fmt: skip
 
