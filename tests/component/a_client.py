@@ -14,6 +14,7 @@ from uploader.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
 from uploader.registry.client import ClientSettings, RegistryClient
 from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
+from uploader.registry.meter import Meter
 from uploader.registry.pace import Pace
 from uploader.registry.transport import Timeouts, Transport
 from uploader.testing.clock import Clock
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from uploader.model.events import Event
+    from uploader.registry.bandwidth import Bandwidth
     from uploader.registry.certificates import Certificates
     from uploader.registry.credentials import Credentials
     from uploader.registry.learnt import HostFacts
@@ -75,10 +77,11 @@ async def a_client(
     certificates: Certificates | None = None,
     reach: Reach | None = None,
     facts: HostFacts | None = None,
+    limit: Bandwidth | None = None,
     **settings: Any,
 ) -> AsyncIterator[RegistryClient]:
     """A client of the repository `team/cache`; `settings` are those of ClientSettings."""
-    clock = clock or Clock()
+    timing = (clock or Clock()).timing
     where = (
         registry if isinstance(registry, Registry) else Registry("https" if registry.ca_file else "http", registry.host)
     )
@@ -92,6 +95,7 @@ async def a_client(
         ca_file=ca_file,
         certificates=certificates,
         reach=reach,
+        meter=Meter(limit=limit),
     )
     client = RegistryClient(
         Repository(where, NAME),
@@ -99,15 +103,15 @@ async def a_client(
         pace=Pace(
             where.host,
             jobs,
-            timing=clock.timing,
+            timing=timing,
             emit=(events if events is not None else []).append,
             quotas=profile.quotas,
             board=RecordedBoard(where.host, kept),
         ),
         credentials=credentials,
-        limits=Limits(where.host, profile, kept, clock.timing.wall),
+        limits=Limits(where.host, profile, kept, timing.wall),
         settings=chosen,
-        timing=clock.timing,
+        timing=timing,
     )
     async with client:
         yield client

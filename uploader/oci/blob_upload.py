@@ -105,6 +105,7 @@ class BlobUpload:
         self._fruitless = 1
         self._barren = self._counted = self._begun_at = 0
         self._asks = range(0)
+        self._doubted = False
         self._streams = can_continue(descriptor, profile)
         self._chunk_bytes = profile.piece_bytes(descriptor.size) or (profile.chunk_max if self._streams else None)
         self._expect: Callable[[Answer], Step] = self._after_head
@@ -237,8 +238,9 @@ class BlobUpload:
                 return self._again()
             case Response(status=404 | 416) | Lost():
                 return self._settle(answer)
-            case Response(status=400) if self.tries < 2 and "DIGEST_INVALID" in _codes(answer, self._profile):
-                return self._again()  # damaged on the way, or really another content: one more try tells
+            case Response(status=400) if not self._doubted and "DIGEST_INVALID" in _codes(answer, self._profile):
+                self._doubted = True  # damaged on the way, or really another content: one more try tells
+                return self._again()
             case Response(status=status) if status >= 500 or status in {408, 425}:
                 return self._settle(answer)
             case _:

@@ -402,8 +402,7 @@ class RegistryClient:
         async def once(request: Request) -> Answer:
             refused_logins = 0
             while True:
-                authorization = await self.login.authorization()
-                answer = await self._once(request, authorization, most)
+                answer, authorization = await self._once_logged_in(request, most)
                 if not isinstance(answer, Response) or answer.elsewhere:
                     return answer  # what another host thinks of us is not about our login
                 if answer.status != 401:
@@ -422,15 +421,30 @@ class RegistryClient:
         """Send a login request, with an authorization that is known already."""
 
         async def once(request: Request) -> Answer:
-            return await self._once(request, authorization, _LARGEST_ERROR_BYTES, home)
+            answer = await self._once(request, authorization, _LARGEST_ERROR_BYTES, home)
+            if answer is None:
+                raise ValueError("a login request has no login that could end")
+            return answer
 
         return await self._retrying.send(request, once)
 
-    async def _once(self, request: Request, authorization: str, most: int, home: str = "") -> Answer:
-        """One request, at the host's pace; without a connection, as many as it takes for the run to give up."""
+    async def _once_logged_in(self, request: Request, most: int) -> tuple[Answer, str]:
+        """One request, and the authorization that it went out with: one that lives when its turn has come."""
+        while True:
+            authorization = await self.login.authorization()
+            if (answer := await self._once(request, authorization, most)) is not None:
+                return answer, authorization
+
+    async def _once(self, request: Request, authorization: str, most: int, home: str = "") -> Answer | None:
+        """One request, at the host's pace; without a connection, as many as it takes for the run to give up.
+
+        None, with nothing sent: its authorization ended while it waited. (`home` marks a login request, without one.)
+        """
         first_at: float | None = None
         while True:
             async with self._pace.visit(request.size, kind_of(request.method, request.url)) as visit:
+                if not home and not self.login.is_current(authorization):
+                    return None
                 self._requests += 1
                 begun = self._timing.monotonic()
                 first_at = begun if first_at is None else first_at

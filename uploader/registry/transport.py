@@ -109,6 +109,8 @@ class _SliceBody(payload.Payload):
         offset, end = self._piece.offset, self._piece.offset + self._piece.length
         limit = self._meter.limit
         most = limit.piece(_PIECE_BYTES) if limit else _PIECE_BYTES
+        if limit is not None:
+            writer.send_headers()  # before the wait for the body's turn, or a token may have ended when they arrive
         while offset < end:
             length = min(most, end - offset)
             content = self._piece.body.read(offset, length)

@@ -402,6 +402,16 @@ class TestLeftBehind:
         assert steps[0].url == "/u/left?_state=s"
         assert upload.why_again == ""
 
+    def test_one_that_holds_something_else_is_given_up(self) -> None:
+        """Another process may have been writing to it still."""
+        upload = an_upload(profile=LARGE, session="/u/left")
+        wrong = refused(400, "DIGEST_INVALID")
+        steps = walk(upload, moved(204, range="0-6"), Lost("reset"), moved(204, range="0-7"), TAKEN, wrong, OPENED)
+        assert told(steps)[-3:] == ["PUT", "POST", "PATCH 0+10"]
+        walk_on(upload, TAKEN)
+        with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+            walk_on(upload, wrong)
+
     def test_one_that_has_all_bytes_is_closed(self) -> None:
         assert told(walk(an_upload(profile=LARGE, session="/u/1"), moved(204, range="0-9"), CLOSED)) == [
             *("GET", "PUT", "uploaded")
