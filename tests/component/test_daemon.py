@@ -37,7 +37,9 @@ async def test_a_blob_that_two_jobs_want_crosses_the_network_once(tmp_path: Path
     async with FakeRegistry() as registry, working(tmp_path, state=state) as works:
         to = registry.destination("cache")
         for job in await works.submit(a_job(one, to), a_job(two, to)):
-            assert (await works.wait_end(job)).state == "succeeded"
+            ended = await works.wait_end(job)
+            assert ended.state == "succeeded"
+            assert str(ended.progress).startswith("20/20 packages, ")
         assert len(sent(registry)) == len(set(sent(registry)))
         assert set(registry.repository("cache").tags) == {*SHARED, "a", "b", "c", "d"}
 

@@ -8,6 +8,7 @@ is written for its job then, neither to the registry nor to the store.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -333,6 +334,9 @@ class Daemon:
                 case Again(why):
                     return await store.fail(lease, why, retry_in=retry_in, report=content, settled=settled)
 
+        if running.untold_progress is not None:  # else a short job would show for good how far it was at first
+            with suppress(JobStoreError):
+                await store.renew([Heartbeat(lease, running.untold_progress, settled)])
         retry_in = backoff_seconds(lease.job.attempts, self._chance())
         outcome = await self._insist(tell)
         running.log.info(outcome, **_said_of(verdict, retry_in if outcome == "again" else None))

@@ -84,6 +84,11 @@ class Running:
     # -- the push
 
     @property
+    def untold_progress(self) -> str | None:
+        """Where the push stands, if the store was told of another place."""
+        return self.progress if self.progress != self._told_progress else None
+
+    @property
     def progress(self) -> str:
         """Where the push stands, in one line."""
         if not self._packages:
