@@ -22,6 +22,8 @@ _FORGET_SECONDS: Final = 7 * 24 * 3600.0
 _READ_AGAIN_SECONDS: Final = 0.2
 _LARGEST_RATE: Final = 100_000.0
 _FARTHEST_SECONDS: Final = 2 * 3600.0
+_CLOCK_SECONDS: Final = 5.0  # by which the clocks of two processes may differ
+_MOST_WAITING: Final = 64
 _PACE: Final = "pace"
 
 
@@ -146,32 +148,33 @@ def render_pace(pace: HostPace) -> object:
 
 
 def parse_pace(kept: object, now: float) -> HostPace:
-    """The inverse; what makes no sense, or lies farther in the future than any wait, is left out."""
+    """The inverse. What makes no sense is left out, and what was written at a clock that has been set back since."""
     match kept:
         case {"held": [held_until, held_at], "buckets": dict() as buckets}:
-            read = {name: _bucket(values, now) for name, values in list(buckets.items())[:16] if isinstance(name, str)}
-            latest = now + _FARTHEST_SECONDS
-            return HostPace(
-                _number(held_until, -math.inf, latest, -math.inf),
-                _number(held_at, -1.0, latest, -1.0),
-                MappingProxyType(read),
-            )
+            since = _number(held_at, -1.0, now + _CLOCK_SECONDS, -math.inf)
+            until = _number(held_until, -math.inf, since + _FARTHEST_SECONDS, -math.inf)
+            read = {
+                name: _bucket(values, now, max(now, until))
+                for name, values in list(buckets.items())[:16]
+                if isinstance(name, str)
+            }
+            return HostPace(until, max(since, -1.0), MappingProxyType(read))
     return HostPace()
 
 
-def _bucket(values: object, now: float) -> Bucket:
+def _bucket(values: object, now: float, begin: float) -> Bucket:
+    """`begin`: from when on requests may go out."""
     match values:
         case [rate, proven, step, free_at, taken, grown_at, lowered_at]:
             known = _number(rate, 0.01, _LARGEST_RATE, 0.0)
-            latest = now + _FARTHEST_SECONDS
             return Bucket(
                 known or None,
                 _number(proven, 0.0, _LARGEST_RATE, 0.0),
                 _number(step, 1.0, 10.0, 1.05),
-                _number(free_at, -math.inf, latest, -math.inf),
+                _number(free_at, -math.inf, begin + _MOST_WAITING / known, -math.inf) if known else -math.inf,
                 int(_number(taken, 0.0, 2.0**53, 0.0)),
-                _number(grown_at, 0.0, latest, 0.0),
-                _number(lowered_at, -1.0, latest, -1.0),
+                _number(grown_at, 0.0, begin, begin),
+                _number(lowered_at, -1.0, now, now),
             )
     return Bucket()
 

@@ -87,9 +87,10 @@ class TestPaceOnRecord:
         seconds, _ = push_to(WindowHost(60), 20, board=board, quotas=SIXTY)
         assert seconds < 60
 
-    def test_waits_that_no_registry_asks_for_are_not_believed(self) -> None:
-        far = HostPace(1e9, 1e9).with_buckets({"all": Bucket(54.0, free_at=1e9, lowered_at=1e9)})
-        assert parse_pace(render_pace(far), 1000.0) == HostPace().with_buckets({"all": Bucket(54.0)})
+    def test_a_clock_that_was_set_back_makes_nobody_wait(self) -> None:
+        later = HostPace(4700.0, 4600.0).with_buckets({"all": Bucket(50.0, 50.0, 1.05, 4701.0, 7, 4700.0, 4600.0)})
+        read = parse_pace(render_pace(later), 1000.0)
+        assert read == HostPace().with_buckets({"all": Bucket(50.0, 50.0, taken=7, grown_at=1000.0, lowered_at=1000.0)})
 
     @pytest.mark.parametrize("quotas", [SIXTY, ()], ids=["known", "unknown"])
     def test_two_processes_together_keep_to_what_the_host_takes(self, tmp_path: Path, quotas: tuple[()]) -> None:
