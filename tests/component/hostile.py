@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-SPEED: Final = 200.0
+SPEED: Final = 1000.0
 _MOST_MEMORY_KB: Final = 200 * 1024
 _SECONDS: Final = 30.0
 

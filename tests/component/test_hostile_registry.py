@@ -60,7 +60,7 @@ def test_bodies(tmp_path: Path, kind: Kind, body: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["open", "put-blob", "put-manifest", "head-manifest"])
-@pytest.mark.parametrize("status", [204, 206, 299, 304, 307, 308, 402, 409, 418, 451, 507, 599, 999])
+@pytest.mark.parametrize("status", [204, 206, 304, 308, 409, 451, 599, 999])
 def test_statuses(tmp_path: Path, kind: Kind, status: int) -> None:
     assert answered(a_graph(tmp_path), Fault(kind, Answer(status, body=b""), times=3)).status in FINISHED
 
