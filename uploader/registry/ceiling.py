@@ -116,8 +116,8 @@ class RateCeiling:
     A refusal now and then says nothing of a rate. Where no limit is known, more than a fiftieth of the last requests
     must be refused: nine tenths of what was accepted in a second becomes the ceiling. From there it grows every second,
     by a step that every refusal makes smaller, until it is probed by a twentieth every 20 s; and only while it is used
-    up. A refusal at a rate that has not proven itself yet leads back to the one that has; at one that has, it takes
-    many again. A quota that is known is a ceiling from the beginning, which it never outgrows.
+    up. A refusal at such a probe leads back to the rate that has proven itself; at one that has, it takes many
+    again. A quota that is known is a ceiling from the beginning, which it never outgrows.
 
     Mutable: how the last requests of this process were answered.
     """
@@ -170,7 +170,8 @@ class RateCeiling:
 
     def exceeded(self, bucket: Bucket) -> bool:
         """Whether it must be the rate for which the host refused the last one."""
-        if bucket.rate is not None and bucket.rate > bucket.proven:
+        probes = bucket.proven > 0 or self._most is not None  # a rate that was just lowered is no probe
+        if probes and bucket.rate is not None and bucket.rate > bucket.proven:
             return True
         refused = sum(not good for _, good, _ in self._answers)
         return refused >= _REFUSED_LEAST and refused >= len(self._answers) * _REFUSED_SHARE
