@@ -118,6 +118,28 @@ async def test_a_plain_registry_spoken_to_with_tls_ends_the_run_with_the_right_h
             await client.is_empty()
 
 
+_GO = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+_NGINX = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 The plain HTTP request was sent to HTTPS port"
+
+
+@pytest.mark.parametrize(("said", "ask"), [(_GO, "head"), (_GO, "list"), (_NGINX, "list")])
+async def test_a_tls_registry_spoken_to_without_ends_the_run_with_the_right_hint(said: bytes, ask: str) -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - of a socket
+
+    async def refuse(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(said)
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, refuse)
+        async with a_client(Registry("http", f"127.0.0.1:{port}")) as client:
+            with pytest.raises(UnusableError, match=rf"speaks TLS .* write oci://127\.0\.0\.1:{port}/"):
+                await (client.is_empty() if ask == "list" else client.has_blob(described(b"x")))
+        group.cancel_scope.cancel()
+
+
 async def test_the_http_locations_of_a_registry_behind_a_tls_proxy_are_its_own() -> None:
     async with FakeRegistry(tls=True) as registry, a_client(registry, ca_file=registry.ca_file) as client:
         location = f"http://127.0.0.1/v2/{NAME}/blobs/uploads/1"

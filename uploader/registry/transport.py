@@ -44,6 +44,7 @@ _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _LISTS = frozenset({"www-authenticate", "link"})  # headers that may come several times; of others the first counts
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 _PLAIN_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~/?=&%:+,-]*")  # nothing in it can lead to another host
+_WANTS_TLS = re.compile("HTTP request (to an HTTPS server|was sent to HTTPS port)")  # Go's servers; nginx
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
@@ -278,6 +279,8 @@ class Transport:
         except (aiohttp.ClientError, ValueError) as error:
             if (broken := _source_error(error)) is not None:
                 raise broken from None
+            if isinstance(error, aiohttp.ClientResponseError):  # Go's servers send a body, even where HEAD was asked
+                _refuse_plain_http(url, error.message)
             return Lost(f"the connection broke ({_kind(error)})", complete=watch.complete)
 
     async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int, watch: _Watch) -> Response:
@@ -307,6 +310,8 @@ class Transport:
                     content = await _read(response, most, watch)
             if isinstance(request.body, bytes) and request.body:
                 self.meter.sent(len(request.body))
+            if response.status == 400 and url.startswith("http:"):
+                _refuse_plain_http(url, content.decode(errors="replace"))
             return Response(response.status, _headers_of(response), content)
         raise TimeoutError
 
@@ -355,6 +360,12 @@ async def _send_once(
         if (broken := _source_error(error)) is not None:
             raise broken from None
         raise _BrokenError from error
+
+
+def _refuse_plain_http(url: str, said: str) -> None:
+    if _WANTS_TLS.search(said):
+        host = origin_of(url).removeprefix("http://")
+        raise UnusableError(f"{host} speaks TLS and was asked by plain http: write oci://{host}/…")
 
 
 def _redirects(request: Request, answer: Response) -> bool:
