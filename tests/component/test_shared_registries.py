@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -18,6 +18,9 @@ from uploader.service.options import PushOptions
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.clock import Clock
 from uploader.testing.fake.gate import Basic
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,6 +68,18 @@ async def test_each_push_counts_what_is_its_own() -> None:
             assert (one.traffic().bytes_sent, other.traffic().bytes_sent) == (2000, 300)
             assert (one.traffic().requests, other.traffic().requests) == (2, 2)
             assert sum(told) == 2000
+
+
+async def test_certificates_that_cannot_be_used_are_no_matter_for_plain_http(tmp_path: Path) -> None:
+    async with FakeRegistry() as registry:
+        where = repository(registry)
+        folder = tmp_path / ".config/containers/certs.d" / registry.host
+        folder.mkdir(parents=True)
+        (folder / "half.cert").touch()
+        environment = {"HOME": str(tmp_path)}
+        pool = RegistryPool(most_in_flight=4, limit_rate=None, user_agent="uploader/test", environment=environment)
+        async with pool.open(where, emit=nothing, sent=nothing) as client:
+            assert await push(client) == "uploaded"
 
 
 async def test_a_login_serves_all_pushes_until_one_finds_that_it_does_not() -> None:

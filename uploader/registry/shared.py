@@ -124,13 +124,14 @@ class RegistryPool:
     async def _enter(self, registry: Registry, emit: Emit) -> _Host:
         """Nothing here waits for anybody, so two pushes cannot open the same registry."""
         if (host := self._hosts.get(registry)) is None:
+            has_tls = registry.origin.startswith("https:")
             transport = Transport(
                 registry.origin,
                 connections=self._most_in_flight,
                 user_agent=self._user_agent,
                 timeouts=self._settings.timeouts,
                 ca_file=self._ca_file,
-                certificates=find_certificates(registry.host, self._environment),
+                certificates=find_certificates(registry.host, self._environment) if has_tls else None,
                 reach=Reach(registry.origin, trusted=self._settings.realms),
             )
             await transport.__aenter__()
