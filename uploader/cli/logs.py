@@ -33,3 +33,16 @@ def configure(form: Format, level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.getLogger().addHandler(_Libraries(logging.WARNING))
+
+
+class _Libraries(logging.Handler):
+    """What libraries say by `logging` becomes a line of this log, instead of bare text between its lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger(record.name).bind(library=record.name)
+        error = record.exc_info[1] if record.exc_info else None
+        if record.name == "aiohttp.server":  # bugs are caught before; this is what clients do to their connections
+            log.info(record.getMessage(), error=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        else:
+            log.log(record.levelno, record.getMessage(), exc_info=error)
