@@ -6,13 +6,18 @@ query of a URL.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import errno
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Stage = Literal["read", "pack", "blob", "manifest"]
 Kind = Literal["auth", "quota", "network", "registry", "source"]
+
+
+FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""These pass when somebody makes room: kind `quota`."""
 
 
 class UploaderError(Exception):
@@ -26,10 +31,10 @@ class InputError(UploaderError):
 class SourceError(UploaderError):
     """One package's content cannot be read or packed; the other packages go on."""
 
-    def __init__(self, message: str, *, stage: Literal["read", "pack"] = "read") -> None:
+    def __init__(self, message: str, *, stage: Literal["read", "pack"] = "read", kind: Kind = "source") -> None:
         super().__init__(message)
         self.stage: Stage = stage
-        self.kind: Kind = "source"
+        self.kind: Kind = kind
 
 
 class RegistryError(UploaderError):

@@ -31,7 +31,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
 import anyio
 from anyio import from_thread, to_thread
 
-from uploader.errors import InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
+from uploader.errors import FULL_DISK, InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
 from uploader.layout.index import json_object, media_type_of, tags_in, with_tags
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
@@ -58,7 +58,7 @@ _STALE_SECONDS: Final = 24 * 3600
 _PAUSES: Final = 9  # times the cost of writing index.json, before it is written again
 _LARGEST_INDEX_BYTES: Final = 256 * 1024 * 1024
 _EMPTY_INDEX: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}'.encode()
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -342,7 +342,7 @@ def _explained(what: str, *, whole: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind: Kind = "quota" if error.errno in _FULL else "auth" if error.errno in _DENIED else "registry"
+        kind: Kind = "quota" if error.errno in FULL_DISK else "auth" if error.errno in _DENIED else "registry"
         advice = {"quota": "; make room there and push again", "auth": "; check owner and mode"}.get(kind, "")
         message = f"{what}: {error.strerror or error}{advice}"
         raise (UnusableError(message) if whole else RegistryError(message, kind=kind)) from error

@@ -16,7 +16,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from uploader.errors import SourceError
+from uploader.errors import FULL_DISK, SourceError
 from uploader.model.package import Blob, Package, Tree
 from uploader.packing.pack import pack
 from uploader.packing.ready import FileBody, measure
@@ -139,6 +139,7 @@ class Contents:
             raise SourceError(
                 f"make a temporary file in {folder}: {error.strerror}; choose another folder with --temp-dir",
                 stage="pack",
+                kind="quota" if error.errno in FULL_DISK else "source",
             ) from error
 
     @contextmanager

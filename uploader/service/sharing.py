@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from uploader.errors import SourceError
 from uploader.service.contents import Contents
@@ -53,7 +53,8 @@ class SharedContents(Contents):
                 yield replace(tree, root=held.path)
             except SourceError as error:
                 said = str(error).replace(str(held.path), str(tree.root))
-                raise SourceError(said, stage="pack" if error.stage == "pack" else "read") from error
+                stage: Literal["read", "pack"] = "pack" if error.stage == "pack" else "read"
+                raise SourceError(said, stage=stage, kind=error.kind) from error
 
 
 @dataclass(slots=True)
