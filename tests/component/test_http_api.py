@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -13,10 +14,12 @@ from yarl import URL
 
 from tests.component.a_daemon import a_job, working
 from uploader.errors import InputError, UnusableError
-from uploader.service.allowed import RepositoryPattern
+from uploader.service.allowed import Allowed, RepositoryPattern
 from uploader.service.daemon_client import DaemonClient
-from uploader.service.http_api import ROUTES
+from uploader.service.http_api import ROUTES, Api, ApiSettings
 from uploader.service.http_reading import MOST_BODY_BYTES
+from uploader.service.http_server import Listen, listening
+from uploader.service.options import PushOptions
 from uploader.service.tokens import Caller, Tokens, read_tokens
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages
@@ -287,6 +290,31 @@ async def test_metrics_count_what_was_done(tmp_path: Path) -> None:
         assert f'uploader_manifests_total{{registry="{registry.host}",result="pushed"}} 2' in lines
         assert 'uploader_jobs{state="succeeded"} 1' in lines
         assert "uploader_job_duration_seconds_count 1" in lines
+
+
+@pytest.mark.asyncio
+async def test_a_body_that_is_not_what_its_headers_say_is_the_callers_fault(tmp_path: Path) -> None:
+    async with working(tmp_path) as works, aiohttp.ClientSession() as session:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        async with session.post(f"{works.url}/v1/jobs", data=b"{}", headers=headers) as answer:
+            assert answer.status == 400
+            assert "gzip" in (await answer.json(content_type=None))["detail"]
+
+
+@pytest.mark.asyncio
+async def test_a_socket_where_a_daemon_answers_is_not_taken_from_it(tmp_path: Path) -> None:
+    with TemporaryDirectory() as short:  # as paths of sockets must be
+        place = Listen("", 0, f"{short}/s")
+        async with working(tmp_path) as works:
+            api = Api(works.store, works.daemon, ApiSettings(Allowed((tmp_path,)), PushOptions(), None))
+            async with listening(api, place):
+                with pytest.raises(InputError, match="another program listens there"):
+                    async with listening(api, place):
+                        pass
+                await (await anyio.connect_unix(place.path)).aclose()
+            assert await anyio.Path(place.path).is_socket()  # left behind, as by one that was killed
+            async with listening(api, place):
+                await (await anyio.connect_unix(place.path)).aclose()
 
 
 @pytest.mark.asyncio

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
+from aiohttp import web
 
 from uploader.errors import InputError
 from uploader.jobs import JobId
 from uploader.service.problems import Refused
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 MOST_BODY_BYTES: Final = 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")  # others are no id of ours, and some no database takes
@@ -31,6 +29,9 @@ async def read_json(request: web.Request, seconds: float) -> object:
         return json.loads(content)
     except TimeoutError:
         raise Refused(408, f"the request did not come within {seconds:g} s", {"Connection": "close"}) from None
+    except web.RequestPayloadError as error:
+        said = " ".join(str(error).split())[:200]
+        raise Refused(400, f"the body is not what its headers say: {said}", {"Connection": "close"}) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
 

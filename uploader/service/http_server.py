@@ -59,6 +59,8 @@ async def listening(api: Api, listen: Listen) -> AsyncIterator[str]:
         if listen.path:
             site = web.UnixSite(runner, listen.path)
         try:
+            if listen.path:
+                await _leave_the_living(listen.path)
             await site.start()
         except OSError as error:
             raise InputError(f"cannot listen on {listen.path or f'{listen.host}:{listen.port}'}: {error}") from error
@@ -67,6 +69,16 @@ async def listening(api: Api, listen: Listen) -> AsyncIterator[str]:
         api.closing = True
         with anyio.move_on_after(2 * _CLOSE_SECONDS, shield=True):
             await runner.cleanup()
+
+
+async def _leave_the_living(path: str) -> None:
+    """Binding replaces the socket at this path: right where a killed daemon left it, wrong where one answers."""
+    try:
+        stream = await anyio.connect_unix(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    await stream.aclose()
+    raise InputError(f"cannot listen on {path}: another program listens there; stop it, or choose another path")
 
 
 def _url(host: str, port: int) -> str:
