@@ -76,6 +76,19 @@ def peak_bytes(daemon: Serving) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 
+async def test_what_is_no_http_is_one_line_of_the_log(command: Command) -> None:
+    async with serving(command) as daemon:
+        port = int(daemon.url.rpartition(":")[2])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # TLS
+            assert b" 400 " in await stream.receive()
+        assert await daemon.end() == 0
+        await daemon.wait_said("drained")
+    (line,) = [line for line in daemon.log if line.get("library") == "aiohttp.server"]
+    assert (line["level"], "HTTPS" in line["error"]) == ("info", True)
+    assert "Traceback" not in str(daemon.log)
+
+
 async def test_a_wrong_token_is_said_with_what_to_do(command: Command) -> None:
     tokens = command.home / "tokens.toml"
     tokens.write_text(f'[[token]]\nname = "me"\nscope = "full"\nsha256 = "{"0" * 64}"\n')
