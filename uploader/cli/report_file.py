@@ -27,6 +27,7 @@ def write_report(text: str, path: Path | None) -> bool:
     if str(path) == "-":
         print(text)
         return True
+    part: Path | None = None
     try:
         if path.exists() and not path.is_file():
             path.write_text(text + "\n", encoding="utf-8")
@@ -34,10 +35,13 @@ def write_report(text: str, path: Path | None) -> bool:
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
         ) as file:
+            part = Path(file.name)
             file.write(text + "\n")
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        part.chmod(0o644)
+        part.replace(path)
     except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
         print(text)
         said = f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output"
         print(said, file=sys.stderr)
