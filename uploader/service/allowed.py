@@ -14,6 +14,7 @@ from uploader.errors import InputError, SourceError
 from uploader.model.package import Blob, Tree
 from uploader.model.reference import LayoutFolder, Repository, parse_destination, parse_image
 from uploader.sources.base import GraphFileReference, PythonReference, SpackReference, parse_source
+from uploader.sources.spack.places import database_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,6 +139,7 @@ class Allowed:
                 return f"python:{self._below(path, self.source_roots, f'source {text!r}', '--source-root')}"
             case SpackReference(path, specs):
                 root = self._below(path, self.source_roots, f"source {text!r}", "--source-root")
+                self._below(database_at(root), self.source_roots, f"the database of {text!r}", "--source-root")
                 return f"spack:{root}" + (f"#{','.join(specs)}" if specs else "")
             case _:
                 raise InputError(f"source {text[:200]!r} is of a kind that a job cannot have")

@@ -179,8 +179,7 @@ class Api:
 
     async def retry_dead(self, request: web.Request) -> web.Response:
         """Try all dead jobs once more."""
-        if request[_CALLER].destinations is not None:
-            raise Refused(403, f"the token {request[_CALLER].name!r} may retry only jobs of its own, one by one")
+        _check_speaks_for_all(request[_CALLER])
         return web.json_response({"retried": await self._store.retry_dead()}, status=202)
 
     async def _find(self, request: web.Request) -> Job:
@@ -267,18 +266,21 @@ class Api:
             }
         )
 
-    async def pause(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def pause(self, request: web.Request) -> web.Response:
         """Let this daemon begin no more jobs, until it is resumed or started anew; it still takes jobs in."""
+        _check_speaks_for_all(request[_CALLER])
         self._daemon.pause()
         return web.json_response({"paused": True})
 
-    async def resume(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def resume(self, request: web.Request) -> web.Response:
         """Let this daemon begin jobs again."""
+        _check_speaks_for_all(request[_CALLER])
         self._daemon.resume()
         return web.json_response({"paused": False})
 
-    async def drain(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def drain(self, request: web.Request) -> web.Response:
         """Let this daemon end, as SIGTERM does."""
+        _check_speaks_for_all(request[_CALLER])
         self._daemon.drain()
         return web.json_response({"draining": True}, status=202)
 
@@ -357,6 +359,11 @@ ROUTES: Final = (
     Route("GET", "/version", Api.version, "open"),
     Route("GET", "/openapi.json", Api.openapi, "open"),
 )
+
+
+def _check_speaks_for_all(caller: Caller) -> None:
+    if caller.destinations is not None:
+        raise Refused(403, f"the token {caller.name!r} has destinations of its own, and this is about everybody's jobs")
 
 
 def _check_caller(caller: Caller, job: PushJob) -> None:

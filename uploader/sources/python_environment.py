@@ -117,9 +117,13 @@ def _distributions(prefix: Path, source: str, notes: list[str]) -> dict[Normaliz
         raise InputError(f"{source}: there is no such folder: write python:PREFIX, such as python:.venv")
     found: dict[NormalizedName, _Installed] = {}
     sites = _sites(prefix)
+    real = prefix.resolve()
     for site in sites:
         environment = _marker_environment(site)
         for info in _infos(site, source):
+            if not info.resolve().is_relative_to(real):  # its files could not be packed either
+                notes.append(f"{info.name} is left out: a link leads out of {prefix} to it")
+                continue
             try:
                 one = _read(info, environment, notes)
             except (OSError, ValueError, KeyError) as error:

@@ -51,6 +51,10 @@ def test_sources_are_resolved_and_links_that_lead_out_are_refused(tmp_path: Path
     allowed = Allowed((inside,))
     job = allowed.admit(PushJob(("same/graph.json", f"spack:{inside}#zlib"), "oci://host/x"))
     assert job.sources == (str(inside / "graph.json"), f"spack:{inside}#zlib")
+    (inside / "store").mkdir()
+    (inside / "store" / ".spack-db").symlink_to(outside)
+    with pytest.raises(InputError, match="the database of"):
+        allowed.admit(PushJob(("spack:store",), "oci://host/x"))
     for source in ("link/graph.json", "../out/graph.json", "/etc/passwd", "python:link", f"{inside}-not/graph.json"):
         with pytest.raises(InputError, match="--source-root"):
             allowed.admit(PushJob((source,), "oci://host/x"))

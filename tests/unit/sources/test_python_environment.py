@@ -149,6 +149,15 @@ def test_a_linked_lib64_is_not_a_second_one(tmp_path: Path) -> None:
     assert notes(tmp_path) == ""
 
 
+def test_what_a_link_outside_leads_to_is_not_read(tmp_path: Path) -> None:
+    install(tmp_path / "elsewhere", "secret")
+    install(tmp_path / "env", "a", site="lib/python3.10/site-packages")
+    (tmp_path / "env" / "lib" / "python3.9").mkdir()
+    (tmp_path / "env" / "lib" / "python3.9" / "site-packages").symlink_to(tmp_path / "elsewhere" / SITE)
+    assert list(load(tmp_path / "env")) == ["a"]
+    assert "secret-1.0.dist-info is left out: a link leads out" in notes(tmp_path / "env")
+
+
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [

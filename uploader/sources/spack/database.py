@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from uploader.errors import InputError
+from uploader.sources.spack.places import database_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,7 @@ class Database:
 
 def read_database(root: Path, *, most_bytes: int = LARGEST_BYTES) -> Database:
     """The database of the store at `root`; raises InputError where there is none, or it cannot be understood."""
-    path = root / ".spack-db" / "index.json"
+    path = database_at(root)
     try:
         with path.open("rb") as stream:
             content = stream.read(most_bytes + 1)

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+def database_at(root: Path) -> Path:
+    """The file with all that is installed in the store at `root`."""
+    return root / ".spack-db" / "index.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """A store that was installed at `recorded` and lies at `actual`: a bind mount, an unpacked copy, or the same."""
