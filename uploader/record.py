@@ -21,7 +21,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from uploader.errors import InputError
 from uploader.model.descriptor import Descriptor, Layer
@@ -251,13 +251,7 @@ class Record:
 
     def tags(self, repository: str) -> frozenset[str]:
         """The tags of the repository of which anything is known."""
-        if self._database is None:
-            return frozenset()
-        try:
-            rows = self._database.execute(_TAGS, (_key(repository),)).fetchall()
-        except sqlite3.DatabaseError as error:
-            self._give_up(error)
-            return frozenset()
+        rows = self._rows(_TAGS, (_key(repository),))
         return frozenset(tag.decode("utf-8", "surrogatepass") for (tag,) in rows)
 
     def remember_manifest(self, repository: str, tag: Tag, manifest: RecordedManifest) -> None:
@@ -314,23 +308,14 @@ class Record:
 
         `change` gets what `fact` would give, and gives what JSON can hold.
         """
-        if self._database is None:
-            return False
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                key = _key(host), _key(name)
-                row = self._database.execute(_FACTS.get, key).fetchone()
-                value = json.dumps(change(_json(row[1]) if row else None))
-                self._database.execute(_FACTS.put, (*key, value, self._today))
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            self._give_up(error)
-            return False
-        return True
+        key = _key(host), _key(name)
+
+        def work(database: sqlite3.Connection) -> None:
+            row = database.execute(_FACTS.get, key).fetchone()
+            value = json.dumps(change(_json(row[1]) if row else None))
+            database.execute(_FACTS.put, (*key, value, self._today))
+
+        return self._transact(work)
 
     @property
     def _today(self) -> int:
@@ -338,34 +323,49 @@ class Record:
 
     def _get(self, table: _Table, *key: str | int) -> list[_Value] | None:
         """The values of a row, which then counts as used."""
-        if self._database is None:
-            return None
         names = tuple(map(_key, key))
-        try:
-            row = self._database.execute(table.get, names).fetchone()
-        except sqlite3.DatabaseError as error:
-            self._give_up(error)
+        rows = self._rows(table.get, names)
+        if not rows:
             return None
-        if row is None:
-            return None
+        row = rows[0]
         if row[0] <= self._today - _TOUCH_DAYS:
             self._change([(table.touch, (self._today, *names))])
         return list(row[1:])
+
+    def _rows(self, question: str, key: tuple[bytes | int, ...]) -> list[tuple[Any, ...]]:
+        """What the database answers; nothing where there is none, or it cannot be read any more."""
+        if self._database is None:
+            return []
+        try:
+            return self._database.execute(question, key).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._give_up(error)
+            return []
 
     def _put(self, table: _Table, *key: str | int, values: tuple[_Value, ...] = ()) -> None:
         self._change([(table.put, (*map(_key, key), *values, self._today))])
 
     def _change(self, statements: Iterable[tuple[str, tuple[_Value, ...]]]) -> None:
-        """All of it in one transaction, which waits for its turn at the beginning."""
-        if self._database is None:
-            return
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
+        """All of it in one transaction."""
+
+        def work(database: sqlite3.Connection) -> None:
             for statement, values in statements:
-                self._database.execute(statement, values)
-            self._database.execute("COMMIT")
+                database.execute(statement, values)
+
+        self._transact(work)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], None]) -> bool:
+        """Do it in one transaction, which waits for its turn at the beginning; False when nothing can be kept."""
+        if self._database is None:
+            return False
+        try:
+            with self._database:  # commits, or rolls back
+                self._database.execute("BEGIN IMMEDIATE")
+                work(self._database)
         except sqlite3.DatabaseError as error:
             self._give_up(error)
+            return False
+        return True
 
     def _open(self) -> None:
         if self._path is None:

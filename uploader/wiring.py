@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference

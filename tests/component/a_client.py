@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uploader.registry.credentials import Credentials
     from uploader.registry.learnt import HostFacts
     from uploader.registry.reach import Reach
+    from uploader.registry.timing import Timing
     from uploader.testing import FakeRegistry
 
 NAME = "team/cache"
@@ -70,6 +71,7 @@ async def a_client(
     *,
     credentials: Credentials | None = None,
     clock: Clock | None = None,
+    timing: Timing | None = None,
     profile: Profile = DEFAULT,
     ca_file: Path | None = None,
     events: list[Event] | None = None,
@@ -80,8 +82,8 @@ async def a_client(
     limit: Bandwidth | None = None,
     **settings: Any,
 ) -> AsyncIterator[RegistryClient]:
-    """A client of the repository `team/cache`; `settings` are those of ClientSettings."""
-    timing = (clock or Clock()).timing
+    """A client of the repository `team/cache`, at a `clock` or `timing`; `settings` are those of ClientSettings."""
+    timing = timing or (clock or Clock()).timing
     where = (
         registry if isinstance(registry, Registry) else Registry("https" if registry.ca_file else "http", registry.host)
     )

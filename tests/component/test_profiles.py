@@ -6,22 +6,18 @@ All of a push takes part (plan, engine, client, record, report) over real socket
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
+from tests.component.a_client import NAME, a_client
 from uploader import PushOptions, Report, wiring
-from uploader.model.reference import Registry, Repository
 from uploader.oci.profile import DISTRIBUTION_2_8, ECR, PROFILES, Profile
 from uploader.record import NoRecord, Record
-from uploader.registry.client import ClientSettings, RegistryClient
 from uploader.registry.credentials import Credentials
-from uploader.registry.learnt import Limits, RecordedBoard
-from uploader.registry.pace import Pace
 from uploader.registry.timing import Timing
-from uploader.registry.transport import Timeouts, Transport
+from uploader.registry.transport import Timeouts
 from uploader.service.batch import Task, run_push
 from uploader.service.images import ImageMaker
 from uploader.sources.base import parse_source
@@ -48,10 +44,8 @@ from uploader.testing.packages import write_packages
 from uploader.testing.virtual import run_in_virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-NAME: Final = "team/cache"
 PACKAGES: Final = 100
 PATIENCE: Final = 0.003
 """Real seconds."""
@@ -63,16 +57,14 @@ HASTY: Final = Timeouts(connect=1000.0, stall=50.0, answer=50.0)
 by_profile = pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 
 
-@asynccontextmanager
-async def a_registry(profile: Profile, *faults: Fault) -> AsyncIterator[FakeRegistry]:
-    async with FakeRegistry(
+def a_registry(profile: Profile, *faults: Fault) -> FakeRegistry:
+    return FakeRegistry(
         profile=profile,
         repositories=[NAME],
         faults=faults,
         auth=Bearer("alice", "hidden"),
         clock=anyio.current_time,
-    ) as registry:
-        yield registry
+    )
 
 
 async def push(
@@ -93,23 +85,15 @@ async def push(
         force=False,
         strict=True,
     )
-    timing, settings = Timing(), ClientSettings(timeouts=timeouts, no_connection_seconds=1000.0)
-    limits = Limits(registry.host, profile, record, timing.wall)
-    board = RecordedBoard(registry.host, record)
-    client = RegistryClient(
-        Repository(Registry("http", registry.host), NAME),
-        transport=Transport(
-            registry.url,
-            connections=options.jobs,
-            user_agent="uploader/test",
-            timeouts=settings.timeouts,
-            ca_file=None,
-        ),
-        pace=Pace(registry.host, options.jobs, timing=timing, emit=lambda _: None, quotas=profile.quotas, board=board),
+    client = a_client(
+        registry,
         credentials=Credentials("alice", "hidden"),
-        limits=limits,
-        settings=settings,
-        timing=timing,
+        timing=Timing(),
+        profile=profile,
+        jobs=options.jobs,
+        facts=record,
+        timeouts=timeouts,
+        no_connection_seconds=1000.0,
     )
     contents = wiring.make_contents(options, record, images)
     return await run_push(task, client, contents, record, emit=lambda _: None, stop=anyio.Event())

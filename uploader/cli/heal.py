@@ -15,7 +15,7 @@ from uploader.cli.checking import (
     shared_parameters,
     some,
 )
-from uploader.cli.report_file import check_writable, write_report
+from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
 from uploader.cli.tally import bytes_text, duration_text
 from uploader.errors import UploaderError
@@ -79,8 +79,7 @@ def heal(to: str, sources: tuple[str, ...], *, dry_run: bool, deep: bool, **give
     written = write_report(report.to_json(), report_file)
     for line in heal_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
-    status = heal_status(report, signal_number)
-    sys.exit(status if written else status or 1)
+    sys.exit(status_with(heal_status(report, signal_number), written=written))
 
 
 def heal_status(report: HealReport, signal_number: int | None) -> int:

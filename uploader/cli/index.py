@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uploader.cli.running import fail, run
-from uploader.cli.settings import Commas, config_option, setting
+from uploader.cli.settings import auth_realms_option, config_option, setting
 from uploader.errors import UploaderError
 from uploader.service.options import PushOptions
 
@@ -35,13 +35,7 @@ Exit status: 0 done; 1 it, or some tag, could not be read or written; 2 bad inpu
 @setting(
     "--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the authorities in this PEM file, too."
 )
-@setting(
-    "--auth-realms",
-    type=Commas(),
-    default="",
-    metavar="HOSTS",
-    help="Token services elsewhere that may get the login; hosts here may also be inside a private network.",
-)
+@auth_realms_option
 @config_option
 def index(destination: str, jobs: int, ca_file: Path | None, auth_realms: tuple[str, ...]) -> None:
     """Rebuild it, and say what it lists now."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uploader.cli.report_file import check_writable, write_report
+from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import exit_status, fail, run
-from uploader.cli.settings import Commas, Size, config_option, default_state, flatten, setting
+from uploader.cli.settings import Commas, Size, auth_realms_option, config_option, default_state, flatten, setting
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _OPTIONS: list[Callable[[_Command], _Command]] = [
     setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),
     setting("--temp-dir", type=click.Path(path_type=Path), metavar="PATH", help="Where packed layers lie until they are sent: at most --jobs of them.  [default: $TMPDIR]"),
     setting("--state", metavar="PATH|none", help="The local record of what was hashed and pushed.  [default: $XDG_STATE_HOME/uploader/record.db]"),
-    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login; hosts here may also be inside a private network."),
+    auth_realms_option,
     click.option("--source-date-epoch", type=int, default=0, envvar="SOURCE_DATE_EPOCH", metavar="SECONDS", help="The `created` of every config, in seconds since 1970.  [default: 0]"),
     config_option,
 ]  # fmt: skip
@@ -127,7 +127,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
     status = exit_status(report, strict=options.strict, signal_number=signal_number)
     if call.planned:
         status = 3 if report.error else 0
-    status = status if written else status or 1
+    status = status_with(status, written=written)
     if style == "json":
         print(json.dumps({"event": "finished", "status": status, "totals": asdict(report.totals)}), file=sys.stderr)
         sys.exit(status)

@@ -20,6 +20,11 @@ def check_writable(path: Path | None) -> None:
         raise InputError(f"cannot write the report to {path}: {path.parent} is not a folder one may write to")
 
 
+def status_with(status: int, *, written: bool) -> int:
+    """The exit status of a command that ended with `status` and `written` or not its report: that is a failure too."""
+    return status if written else status or 1
+
+
 def write_report(text: str, path: Path | None) -> bool:
     """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be."""
     if path is None:

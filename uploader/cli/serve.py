@@ -14,7 +14,7 @@ import click
 
 from uploader.cli import logs
 from uploader.cli.running import fail, run
-from uploader.cli.settings import Commas, Size, config_option, default_state, setting
+from uploader.cli.settings import Size, auth_realms_option, config_option, default_state, setting
 from uploader.errors import InputError, JobStoreError, UploaderError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     setting("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the certificate authorities in this PEM file, too."),
     setting("--temp-dir", type=click.Path(path_type=Path), metavar="PATH", help="Where packed layers lie until they are sent.  [default: $TMPDIR]"),
     setting("--state", metavar="PATH|none", help="The local record of what was hashed and pushed.  [default: $XDG_STATE_HOME/uploader/record.db]"),
-    setting("--auth-realms", type=Commas(), default="", metavar="HOSTS", help="Token services elsewhere that may get the login; hosts here may also be inside a private network."),
+    auth_realms_option,
     config_option,
 ]  # fmt: skip
 

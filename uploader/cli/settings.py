@@ -31,6 +31,17 @@ def setting(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Ca
     return click.option(*names, **attributes)
 
 
+def auth_realms_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --auth-realms."""
+    return setting(
+        "--auth-realms",
+        type=Commas(),
+        default="",
+        metavar="HOSTS",
+        help="Token services elsewhere that may get the login; hosts here may also be inside a private network.",
+    )(command)
+
+
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option --config: a TOML file whose keys become the defaults of the command's options."""
     return click.option(

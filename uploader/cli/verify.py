@@ -16,7 +16,7 @@ from uploader.cli.checking import (
     shared_parameters,
     some,
 )
-from uploader.cli.report_file import check_writable, write_report
+from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
 from uploader.cli.tally import duration_text
 from uploader.errors import UploaderError
@@ -72,8 +72,7 @@ def verify(to: str, sources: tuple[str, ...], *, deep: bool, **given: Any) -> No
     written = write_report(report.to_json(), report_file)
     for line in verify_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
-    status = verify_status(report, signal_number)
-    sys.exit(status if written else status or 1)
+    sys.exit(status_with(verify_status(report, signal_number), written=written))
 
 
 def verify_status(report: VerifyReport, signal_number: int | None) -> int:

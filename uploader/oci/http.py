@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +108,9 @@ class Lost:
 
 
 Answer = Response | Lost
+
+BLOB_UNKNOWN: Final = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
+"""Error codes of a manifest that names a blob which is not there, or not yet (distribution-spec, "Error Codes")."""
 
 
 def error_codes(body: bytes) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ rows are here for tests, as are those of Harbor and Artifactory where they run u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 MIB: Final = 1024 * 1024
@@ -192,15 +192,9 @@ ECR: Final = Profile(
     creates_repositories=False,
 )
 
-ECR_PUBLIC: Final = Profile(
-    "ecr-public",
-    self_mount=False,
-    mount="after-manifest",
-    chunk_min=5 * MIB,
-    chunk_max=10 * MIB,
-    chunk_status=201,
-    range_header="first-chunk",
-    resumes=False,
+ECR_PUBLIC: Final = replace(
+    ECR,
+    name="ecr-public",
     # GET of an upload's status is 404 (dotnet/sdk#33019).
     has_status=False,
     # CompleteLayerUpload 10/s, InitiateLayerUpload 200/s (Amazon ECR Public service quotas); PutImage as in ECR.
@@ -209,9 +203,7 @@ ECR_PUBLIC: Final = Profile(
         Quota(frozenset({"open"}), 200),
         Quota(frozenset({"close"}), 10),
     ),
-    throttling=Throttling("untold", "Rate exceeded"),
-    blob_lag=0.5,
-    creates_repositories=False,
+    immutable_tags="no",
 )
 
 GITLAB: Final = Profile(
@@ -221,13 +213,11 @@ GITLAB: Final = Profile(
     # It is a fork of distribution. Its quotas are of the main site's API; none is published for the registry.
 )
 
-HARBOR: Final = Profile(
-    "harbor",
+HARBOR: Final = replace(
+    DISTRIBUTION_2_8,  # which Harbor 2 holds
+    name="harbor",
     # `from` in a project that is missing: 401 instead of 202 (harbor#17097); without the right to it: 403 (oras#1924).
     mount_refusal=401,
-    # Harbor 2 holds distribution 2.8.
-    resumes=False,
-    broken_body="session-lost",
 )
 
 GOOGLE: Final = Profile(

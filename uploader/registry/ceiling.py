@@ -36,7 +36,8 @@ _BURST, _BURST_SECONDS = 2.0, 0.02  # what is made up for when a timer went off 
 _QUOTA_SHARE: Final = 0.9
 _QUOTA_BURST: Final = 0.05  # together below the quota in every span of its length, with room for uneven travel
 _FORGET_SECONDS: Final = 24 * 3600.0
-_FARTHEST_SECONDS: Final = 2 * 3600.0
+FARTHEST_SECONDS: Final = 2 * 3600.0
+"""A wait that ends later than that was written down at a clock that went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class RateCeiling:
         """Its bucket; what was learnt long ago, or at a clock that went wrong, is forgotten."""
         bucket = pace.bucket(self.name)
         learnt = bucket.lowered_at >= 0
-        if (learnt and bucket.lowered_at < now - _FORGET_SECONDS) or bucket.free_at > now + _FARTHEST_SECONDS:
+        if (learnt and bucket.lowered_at < now - _FORGET_SECONDS) or bucket.free_at > now + FARTHEST_SECONDS:
             bucket = _NEW
         if self._most is not None and (bucket.rate is None or bucket.rate > self._most):
             bucket = replace(bucket, rate=self._most)

@@ -17,7 +17,7 @@ from uploader.model.events import Note
 from uploader.model.outcome import Traffic
 from uploader.model.reference import Repository
 from uploader.oci.blob_upload import Ask, BlobUpload, can_continue
-from uploader.oci.http import Answer, Body, Lost, Request, Response, error_codes, has_size
+from uploader.oci.http import BLOB_UNKNOWN, Answer, Body, Lost, Request, Response, error_codes, has_size
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
 from uploader.oci.profile import kind_of
@@ -48,7 +48,6 @@ _LARGEST_TAG_PAGE_BYTES = 64 * 1024 * 1024
 _TAG_PAGES = 100_000
 _CANCEL_SECONDS = 1.0
 _DENIED_WRITES = 8
-_BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
 _PATIENCE = 10
 """So many times the lag that a registry is known for is waited out."""
 _SHORTEST_PATIENCE_SECONDS = 2.0
@@ -542,7 +541,7 @@ def _is_absent(answer: Answer) -> bool:
 def _lacks_a_blob(answer: Answer) -> bool:
     if not isinstance(answer, Response) or answer.status not in {400, 404}:
         return False
-    return not _BLOB_UNKNOWN.isdisjoint(code for code, _ in error_codes(answer.body))
+    return not BLOB_UNKNOWN.isdisjoint(code for code, _ in error_codes(answer.body))
 
 
 def _digest_of(answer: Response) -> Digest | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from uploader.registry.ceiling import Bucket, HostPace
+from uploader.registry.ceiling import FARTHEST_SECONDS, Bucket, HostPace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _FORGET_SECONDS: Final = 7 * 24 * 3600.0
 _READ_AGAIN_SECONDS: Final = 0.2
 _LARGEST_RATE: Final = 100_000.0
-_FARTHEST_SECONDS: Final = 2 * 3600.0
 _CLOCK_SECONDS: Final = 5.0  # by which the clocks of two processes may differ
 _MOST_WAITING: Final = 64
 _PACE: Final = "pace"
@@ -152,7 +151,7 @@ def parse_pace(kept: object, now: float) -> HostPace:
     match kept:
         case {"held": [held_until, held_at], "buckets": dict() as buckets}:
             since = _number(held_at, -1.0, now + _CLOCK_SECONDS, -math.inf)
-            until = _number(held_until, -math.inf, since + _FARTHEST_SECONDS, -math.inf)
+            until = _number(held_until, -math.inf, since + FARTHEST_SECONDS, -math.inf)
             read = {
                 name: _bucket(values, now, max(now, until))
                 for name, values in list(buckets.items())[:16]

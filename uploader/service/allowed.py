@@ -93,7 +93,7 @@ class Allowed:
 
     def check_contents(self, packages: Iterable[Package]) -> None:
         """Whether all files that a graph names lie below a source root; it blocks. Raises InputError."""
-        roots = [Path(os.path.realpath(root)) for root in self.source_roots]
+        roots = _real(self.source_roots)
         resolved = lru_cache(_CACHED_FOLDERS)(os.path.realpath)  # most packages lie in few folders
         for package in packages:
             match package.content:
@@ -123,7 +123,7 @@ class Allowed:
             named = proven if proven.is_symlink() else path  # without such names (macOS) a link might change once more
             held = Held(named, os.fstat(descriptor))
             real = Path(os.path.realpath(named))
-            if not _is_below(real, [Path(os.path.realpath(root)) for root in self.source_roots]):
+            if not _is_below(real, _real(self.source_roots)):
                 raise SourceError(f"read {str(path)!r}: it does not lie below a --source-root of the daemon any more")
             yield held
         finally:
@@ -169,7 +169,7 @@ class Allowed:
             raise InputError(f"{what}: the daemon was started without {option}, so nothing there is allowed")
         try:
             real = Path(os.path.realpath(Path(roots[0]) / path))
-            allowed = _is_below(real, [Path(os.path.realpath(root)) for root in roots])
+            allowed = _is_below(real, _real(roots))
         except (OSError, ValueError) as error:
             raise InputError(f"{what}: {error}") from error
         if not allowed:
@@ -179,3 +179,8 @@ class Allowed:
 
 def _is_below(path: Path, roots: Iterable[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
+
+
+def _real(roots: Iterable[Path]) -> list[Path]:
+    """Where they really are, links followed."""
+    return [Path(os.path.realpath(root)) for root in roots]

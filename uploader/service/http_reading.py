@@ -54,15 +54,15 @@ def cursor_of(request: web.Request) -> str | None:
 
 def number_of(request: web.Request, name: str, default: int) -> int:
     """A number of the query; raises InputError."""
-    text = request.query.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InputError(f"{name} is a number, not {text[:50]!r}")
-    return int(text)
+    return _whole_number(request.query.get(name, str(default)), f"{name} is a number")
 
 
 def event_id_of(request: web.Request) -> int:
     """The event behind which to go on; raises InputError."""
-    text = request.headers.get("Last-Event-ID", "0")
+    return _whole_number(request.headers.get("Last-Event-ID", "0"), "Last-Event-ID is the id of an event")
+
+
+def _whole_number(text: str, wanted: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InputError(f"Last-Event-ID is the id of an event, not {text[:50]!r}")
+        raise InputError(f"{wanted}, not {text[:50]!r}")
     return int(text)

@@ -12,6 +12,7 @@ from uploader.errors import RegistryError, UnusableError
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.events import Sending
 from uploader.model.outcome import Done, How, Missing, Resent, Tagged
+from uploader.oci.http import BLOB_UNKNOWN
 from uploader.oci.manifest import parse_manifest
 from uploader.oci.presence import Existing, Keep, Refuse, existing_manifest, judge
 from uploader.record import RecordedManifest
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from uploader.service.images import Image, ImageMaker
     from uploader.service.uploads import RepositoryUploads
 
-_BLOB_UNKNOWN = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"})
 MOST_LAYERS = 127
 _MANIFEST_TRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
@@ -273,7 +273,7 @@ class RepositoryPusher:
                 await self._destination.push_manifest(package.tag, image.manifest, image.descriptor.media_type)
                 break
             except RegistryError as error:
-                if not tries_left or _BLOB_UNKNOWN.isdisjoint(error.codes):
+                if not tries_left or BLOB_UNKNOWN.isdisjoint(error.codes):
                     raise
             await self._sleep(_FIRST_WAIT_SECONDS * 2 ** (_MANIFEST_TRIES - 1 - tries_left))
             await self._restore(closure, image)

@@ -92,14 +92,15 @@ class Quirks:
 
 SPEC: Final = Quirks()
 
+_DISTRIBUTION: Final[Mapping[str, Any]] = MappingProxyType(
+    {"absolute_location": True, "location_state": True, "many_tags": False}
+)
 _OLD_DISTRIBUTION: Final[Mapping[str, Any]] = MappingProxyType(
     {
-        "absolute_location": True,
-        "location_state": True,
+        **_DISTRIBUTION,
         "checks_content_range": False,
         "status_at_old_location": False,
         "missing_blob_status": 400,
-        "many_tags": False,
         "delete_tags": False,
         "paged_tags": False,
     }
@@ -108,8 +109,8 @@ _LOOKS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "distribution-2.8": _OLD_DISTRIBUTION,
         "harbor": _OLD_DISTRIBUTION,
-        "distribution-3": {"absolute_location": True, "location_state": True, "many_tags": False},
-        "gitlab": {"absolute_location": True, "location_state": True, "many_tags": False},
+        "distribution-3": _DISTRIBUTION,
+        "gitlab": _DISTRIBUTION,
         "ecr": {"absolute_location": True},
         "quay": {"mount_without_from": "refuse"},
     }
