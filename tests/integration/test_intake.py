@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import warnings
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,13 +97,7 @@ class Redis:
             return int(pending["pending"]) + len(behind)
 
 
-@pytest.fixture(autouse=True)
-def _libraries_may_leave_connections() -> Iterator[None]:
-    """A broker that was killed leaves connections which its library does not close."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+pytestmark = pytest.mark.usefixtures("libraries_may_leave_connections")
 
 
 @pytest.fixture(params=["nats", "redis"])

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 
+pytestmark = pytest.mark.usefixtures("libraries_may_leave_connections")
+
 
 @pytest.mark.real
 @pytest.mark.asyncio
