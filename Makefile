@@ -58,12 +58,17 @@ format: $(TESTED)
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
+# Extras stay in the pins: pip takes `coverage[toml]` for another thing than a pinned `coverage`, and refuses to install
+# either once a newer version is out. Constraints may not have them.
+COMPILE := pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+  --allow-unsafe --no-strip-extras --no-header
+
 lock: ## pin the newest dependencies that fit; needs pip-tools
-	pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --allow-unsafe --strip-extras --no-header --upgrade --extra test -o requirements/test.txt pyproject.toml
-	pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --allow-unsafe --strip-extras --no-header --build-deps-for editable --constraint requirements/test.txt \
-	  -o requirements/run.txt pyproject.toml
+	$(COMPILE) --upgrade --extra test -o requirements/test.txt pyproject.toml
+	sed -E 's/\[[a-z,]+\]==/==/' requirements/test.txt > constraints.txt
+	$(COMPILE) --build-deps-for editable --constraint constraints.txt -o requirements/run.txt pyproject.toml
+	sed -i 's|-c constraints.txt|-c requirements/test.txt|' requirements/run.txt
+	rm constraints.txt
 
 clean:
 	rm -rf $(VENV) run build dist *.egg-info
