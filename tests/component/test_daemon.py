@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
-from tests.component.a_daemon import a_job, working
-from uploader.jobs import Heartbeat
+from tests.component.a_daemon import StorePlace, a_job, working
+from uploader.jobs import Heartbeat, JobSpec, open_store
+from uploader.jobs.base import SUSPECT_LOSSES
 from uploader.service.allowed import Allowed
 from uploader.service.daemon import DaemonSettings
 from uploader.testing import Answer, FakeRegistry, Fault, Hold, Stall
@@ -250,3 +252,42 @@ async def test_draining_gives_back_what_does_not_end_and_costs_no_attempt(tmp_pa
         found = await works.store.get(job)
         assert found is not None
         assert (found.state, found.attempts, found.leases) == ("ready", 0, 1)
+
+
+@pytest.mark.asyncio
+async def test_job_that_may_kill_daemons_begins_only_where_no_other_would_be_blamed(tmp_path: Path) -> None:
+    """Two jobs, x and y, died with two daemons: one of them may be why, and the other must not die of it once more.
+
+    What begins before gets something done first, and what is behind waits until the suspect has.
+    """
+    place = StorePlace(f"sqlite:///{tmp_path}/jobs.db")
+    release, last = {name: anyio.Event() for name in "wxy"}, anyio.Event()
+    faults = [Fault(on="put-blob", match=f"^{name} ", then=Hold(event)) for name, event in release.items()]
+    faults += [Fault(on="put-manifest", match=f"^{name} {name}-2$", then=Hold(last)) for name in release]
+    async with FakeRegistry(faults=faults) as registry:
+
+        def spec(name: str) -> JobSpec:
+            graph = write_packages(tmp_path / name, {f"{name}-1": [], f"{name}-2": []})
+            return a_job(graph, registry.destination(name)).spec(max_attempts=5)
+
+        async with open_store(place.url) as store:
+            await store.submit([spec("x"), spec("y")])
+            for _ in range(SUSPECT_LOSSES):
+                async with open_store(place.url) as killed:
+                    assert len(await killed.lease(limit=2, ttl=60)) == 2
+                await store.sweep()
+            await store.submit([replace(spec("w"), priority=1), spec("z")])
+        async with working(tmp_path, place=place) as works:
+            for number, name in enumerate(release, 1):
+                await wait_begun(registry, name)
+                await anyio.wait_all_tasks_blocked()
+                assert works.daemon.running == number
+                release[name].set()
+            await wait_begun(registry, "z")
+            last.set()
+            for job in (await works.store.jobs()).jobs:
+                assert (await works.wait_end(job.id)).state == "succeeded"
+
+
+async def wait_begun(registry: FakeRegistry, repository: str) -> None:
+    await registry.wait_until(lambda: any(one.repository == repository for one in registry.requests_of("put-blob")))

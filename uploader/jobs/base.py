@@ -30,6 +30,9 @@ EventKind = Literal[
     "succeeded", "failed", "dead", "cancelled",
 ]  # fmt: skip
 
+SUSPECT_LOSSES: Final = 2
+"""So many lost leases in a row that got nothing done make a job a suspect: it may be what kills its holders."""
+
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 MAX_PAGE: Final = 1000
 
@@ -97,6 +100,11 @@ class Job:
     progress: str | None
     error: str | None
     cancel_requested: bool
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what kills its holders, who should begin nothing beside it until it gets something done."""
+        return self.losses >= SUSPECT_LOSSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +213,12 @@ class JobStore(Protocol):
         known for a month after it came last, whatever became of its jobs.
         """
 
-    async def lease(self, *, limit: int, ttl: float, wait: float = 0.0) -> list[Lease]:
-        """Up to `limit` jobs to work on, highest priority first, then oldest; waits up to `wait` seconds for one."""
+    async def lease(self, *, limit: int, ttl: float, wait: float = 0.0, suspects: bool = True) -> list[Lease]:
+        """Up to `limit` jobs to work on, highest priority first, then oldest; waits up to `wait` seconds for one.
+
+        A suspect comes as the only one. Without `suspects` it does not come, nor does what is behind it in the line: so
+        ask like that only while you work on something that a death would count against.
+        """
 
     async def renew(self, heartbeats: Sequence[Heartbeat]) -> list[Renewed]:
         """Hold these leases for another ttl: one write for all."""

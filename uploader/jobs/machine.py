@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from uploader.jobs.base import SUSPECT_LOSSES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 LOSSES_PER_ATTEMPT: Final = 2
 """A job is dead after so many lost leases in a row, for each of its attempts, in which nothing got done."""
+
+
+def most_losses(max_attempts: int) -> int:
+    """How many lost leases in a row leave a job dead: not before it was a suspect, with nobody else to blame."""
+    return max(LOSSES_PER_ATTEMPT * max_attempts, SUSPECT_LOSSES + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ def after(ending: Ending, standing: Standing) -> Next:
             return Next("failed", standing.attempts, losses)
         case Released(delay):
             return Next("released", spent, losses, delay)
-        case Lost() if losses >= LOSSES_PER_ATTEMPT * standing.max_attempts:
+        case Lost() if losses >= most_losses(standing.max_attempts):
             return Next("dead", spent, losses)
         case Failed() if spent >= standing.max_attempts:
             return Next("dead", spent, losses)

@@ -87,25 +87,26 @@ class SqlJobStore:
             return await self._database.write(partial(transitions.submit, specs=new))
         return await self._database.write(partial(transitions.take_in, message=message, specs=new))
 
-    async def lease(self, *, limit: int, ttl: float, wait: float = 0.0) -> list[Lease]:
+    async def lease(self, *, limit: int, ttl: float, wait: float = 0.0, suspects: bool = True) -> list[Lease]:
         """Up to `limit` jobs; what dead processes held is taken back before waiting for others."""
         if limit < 1:
             return []
         until = self._clock.monotonic() + wait
         while True:
             seen = await self._look_out(wait)
-            leases = await self._lease(limit, ttl)
+            leases = await self._lease(limit, ttl, suspects=suspects)
             if not leases and await self._sweep_now_and_then():
-                leases = await self._lease(limit, ttl)
+                leases = await self._lease(limit, ttl, suspects=suspects)
             rest = until - self._clock.monotonic()
             if leases or rest <= 0:
                 return leases
             await self._wait_beyond(seen, rest)
 
-    async def _lease(self, limit: int, ttl: float) -> list[Lease]:
+    async def _lease(self, limit: int, ttl: float, *, suspects: bool) -> list[Lease]:
         tokens = [Token(uuid.uuid4().hex) for _ in range(limit)]
         worker = (self._me.id, self._me.name)
-        return await self._database.write(partial(transitions.lease, worker=worker, tokens=tokens, ttl=ttl))
+        work = partial(transitions.lease, worker=worker, tokens=tokens, ttl=ttl, suspects=suspects)
+        return await self._database.write(work)
 
     async def _sweep_now_and_then(self) -> bool:
         """Whether it was time to, and gave something back."""

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from uploader.errors import JobStoreError
-from uploader.jobs.base import FINAL, JobId, Lease, Submitted, Token
+from uploader.jobs.base import FINAL, SUSPECT_LOSSES, JobId, Lease, Submitted, Token
 from uploader.jobs.machine import Ending, Lost, Next, Standing, after, may_have_led_to
 from uploader.jobs.tables import LIVE, READY, attempts, jobs, leases, messages, reports
 from uploader.jobs.views import JOB_COLUMNS, due, job_of
@@ -32,14 +32,14 @@ _SQLITE: Final = "sqlite"
 
 # Statements of which a lease's life consists; made once, for making them costs as much as running them.
 _NEXT_READY: Final = (
-    select(jobs.c.id)
+    select(jobs.c.id, jobs.c.losses)
     .where(READY, due(bindparam("now", type_=Double)))
     .order_by(jobs.c.priority.desc(), jobs.c.run_at, jobs.c.id)
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
 )
 _NEXT_READY_SQLITE: Final = text(  # the same; left to itself, SQLite would sort all that wait, for each lease
-    "SELECT id FROM uploader_jobs INDEXED BY uploader_jobs_ready WHERE state = 'ready' "
+    "SELECT id, losses FROM uploader_jobs INDEXED BY uploader_jobs_ready WHERE state = 'ready' "
     "AND (run_at <= :now OR waits_since > :now) ORDER BY priority DESC, run_at, id LIMIT :most"
 )
 _TAKE: Final = (
@@ -162,10 +162,14 @@ def _live(connection: Connection, keys: set[str]) -> dict[str | None, JobId]:
     return {key: JobId(job) for key, job in rows}
 
 
-def lease(tx: Transaction, worker: tuple[str, str], tokens: Sequence[Token], ttl: float) -> list[Lease]:
+def lease(
+    tx: Transaction, worker: tuple[str, str], tokens: Sequence[Token], ttl: float, *, suspects: bool = True
+) -> list[Lease]:
     """Lease up to as many jobs as there are tokens, to the worker of this id and name."""
     next_ready = _NEXT_READY_SQLITE if tx.connection.dialect.name == _SQLITE else _NEXT_READY
-    ready = tx.connection.scalars(next_ready, {"now": tx.now, "most": len(tokens)}).all()
+    line = tx.connection.execute(next_ready, {"now": tx.now, "most": len(tokens)}).all()
+    alone = next((place for place, (_, losses) in enumerate(line) if losses >= SUSPECT_LOSSES), len(line))
+    ready = [job for job, _ in line[: alone or int(suspects)]]
     if not ready:
         return []
     rows = tx.connection.execute(_TAKE, {"now": tx.now, "ready": ready})

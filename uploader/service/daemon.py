@@ -173,14 +173,17 @@ class Daemon:
     async def _take(self, jobs: TaskGroup) -> None:
         """Never cancelled within a call to the store: a lease that was made and not heard of costs an attempt."""
         while not self.draining:
-            free = 0 if self.paused else self._settings.at_once - len(self._running)
+            free = self._free()
             if free < 1:
                 await self._ended.wait()
                 continue
             asked_at = anyio.current_time()
             try:
                 leases = await self._store.lease(
-                    limit=free, ttl=self._settings.ttl_seconds, wait=self._settings.lease_wait_seconds
+                    limit=free,
+                    ttl=self._settings.ttl_seconds,
+                    wait=self._settings.lease_wait_seconds,
+                    suspects=all(running.told_settled for running in self._running.values()),
                 )
                 self._store_works()
                 for lease in leases:
@@ -188,6 +191,14 @@ class Daemon:
             except JobStoreError as error:
                 await self._store_failed("lease", error)
         self._taken.set()
+
+    def _free(self) -> int:
+        """How many jobs may begin. A job that may be what kills daemons is left alone until it gets something done.
+
+        It only begins beside jobs that got something done: so of those that die with it, it alone is counted against.
+        """
+        on_trial = any(running.lease.job.suspect and not running.told_settled for running in self._running.values())
+        return 0 if self.paused or on_trial else self._settings.at_once - len(self._running)
 
     async def _begin(self, lease: Lease, leased_at: float, jobs: TaskGroup) -> None:
         if self.draining or self.paused:
@@ -239,6 +250,8 @@ class Daemon:
                 running.lose("somebody else has it")
                 continue
             running.renewed(asked_at, beat.progress or "", settled=beat.settled)
+            if beat.settled:
+                self._tell_ended()  # others may begin beside it now
             if answer == "cancel-requested":
                 running.end("cancelled")
         return True

@@ -25,7 +25,8 @@ _PROGRESS_SECONDS: Final = 2.0
 class Running:
     """Mutable: until when the lease holds for certain, what was told of it, and the counts of the push.
 
-    `settled`: it got a package done that was not done before. `begins_anew`: what it gets done is done again next time.
+    `settled`: it got a package done that was not done before; `told_settled`: the store knows, so that the death of
+    this daemon is not counted against the job. `begins_anew`: what it gets done is done again next time.
     """
 
     def __init__(self, lease: Lease, leased_at: float, metrics: Metrics, news: Callable[[], None]) -> None:
@@ -46,7 +47,7 @@ class Running:
         self._news = news
         self._told_at = leased_at
         self._told_progress = ""
-        self._told_settled = False
+        self.told_settled = False
         self._packages = self._done = self._failed = self._bytes = 0
 
     # -- the lease
@@ -71,7 +72,7 @@ class Running:
     def is_due(self, now: float, every: float) -> bool:
         """Whether a heartbeat should go out."""
         since = now - self._told_at
-        news = self.settled and not self._told_settled
+        news = self.settled and not self.told_settled
         return news or since >= every or (since >= _PROGRESS_SECONDS and self.progress != self._told_progress)
 
     def renewed(self, asked_at: float, progress: str, *, settled: bool) -> None:
@@ -79,7 +80,7 @@ class Running:
         self.held_until = asked_at + self.lease.ttl
         self._told_at = asked_at
         self._told_progress = progress
-        self._told_settled = self._told_settled or settled
+        self.told_settled = self.told_settled or settled
 
     # -- the push
 

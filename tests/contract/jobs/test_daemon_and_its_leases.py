@@ -17,8 +17,9 @@ from tests.component.a_daemon import StorePlace, a_job, working
 from tests.torture.daemon_process import DIED, POISON, Orders, command_line, daemon_process
 from tests.torture.outage import Killed, TakenAway
 from uploader.jobs import JobSpec, open_store
+from uploader.jobs.base import SUSPECT_LOSSES
 from uploader.jobs.gate import Gate
-from uploader.jobs.machine import LOSSES_PER_ATTEMPT
+from uploader.jobs.machine import most_losses
 from uploader.service.daemon import DaemonSettings
 from uploader.testing import FakeRegistry, Fault, Hold, Stall
 from uploader.testing.packages import write_packages
@@ -128,21 +129,23 @@ async def test_a_loop_that_is_blocked_for_half_a_lease_keeps_it(place: Place, tm
             assert len(await store.history(job)) == 1
 
 
-async def test_a_job_that_kills_its_daemon_ends_among_the_dead_and_the_next_one_is_done(
+async def test_a_job_that_kills_its_daemon_ends_among_the_dead_and_those_beside_it_do_not(
     place: Place, tmp_path: Path
 ) -> None:
+    """They die with it until it is a suspect, and is left alone."""
     graph = write_packages(tmp_path / "graph", {"a": []})
+    told = replace(orders(place, tmp_path), at_once=2)
     async with FakeRegistry() as registry, open_store(place.url, locks=place.locks) as store:
         poison = await submitted(store, graph, registry.destination(POISON), max_attempts=1, priority=1)
-        other = await submitted(store, graph, registry.destination("other"))
-        for _ in range(LOSSES_PER_ATTEMPT):
-            died = await anyio.run_process(command_line(orders(place, tmp_path)), check=False)
+        other = await submitted(store, graph, registry.destination("other"), max_attempts=1)
+        for _ in range(most_losses(1)):
+            died = await anyio.run_process(command_line(told), check=False)
             assert died.returncode == DIED, died.stderr
-        async with daemon_process(orders(place, tmp_path)):
+        async with daemon_process(told):
             assert await wait_ended(store, poison) == "dead"
             assert await wait_ended(store, other) == "succeeded"
-        assert [attempt.outcome for attempt in await store.history(poison)] == ["lost"] * LOSSES_PER_ATTEMPT
-        assert len(await store.history(other)) == 1
+        assert [attempt.outcome for attempt in await store.history(poison)] == ["lost"] * most_losses(1)
+        assert [one.outcome for one in await store.history(other)] == [*["lost"] * SUSPECT_LOSSES, "succeeded"]
 
 
 async def test_a_daemon_whose_store_is_away_stops_its_work_and_goes_on_when_it_is_back(

@@ -12,7 +12,8 @@ import pytest
 
 from tests.contract.jobs.places import TTL, kinds, leased, state_of, submitted
 from uploader.jobs import Heartbeat, upkeep
-from uploader.jobs.machine import LOSSES_PER_ATTEMPT
+from uploader.jobs.base import SUSPECT_LOSSES
+from uploader.jobs.machine import most_losses
 from uploader.jobs.upkeep import Held
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 HOUR = 3600.0
+LOSSES = most_losses(1)
 
 
 async def test_silent_lease_is_taken_back_after_its_ttl_and_not_before(place: Place, hands: Hands) -> None:
@@ -149,14 +151,14 @@ async def test_poison_ends_among_the_dead_after_so_many_losses(place: Place) -> 
     async with place.open() as store:
         job = await submitted(store, b"poison", max_attempts=1, priority=1)
         other = await submitted(store)
-        for _ in range(LOSSES_PER_ATTEMPT):
+        for _ in range(LOSSES):
             await anyio.to_thread.run_sync(lease_and_be_killed, place)
             await store.sweep()
         dead = await store.get(job)
         assert dead is not None
-        assert (dead.state, dead.attempts, dead.losses) == ("dead", 0, LOSSES_PER_ATTEMPT)
-        assert f"{LOSSES_PER_ATTEMPT} times without getting anything done" in str(dead.error)
-        assert [one.outcome for one in await store.history(job)] == ["lost"] * LOSSES_PER_ATTEMPT
+        assert (dead.state, dead.attempts, dead.losses) == ("dead", 0, LOSSES)
+        assert f"{LOSSES} times without getting anything done" in str(dead.error)
+        assert [one.outcome for one in await store.history(job)] == ["lost"] * LOSSES
         assert (await leased(store)).job.id == other
 
 
@@ -182,11 +184,47 @@ async def test_daemon_killed_again_and_again_gets_on_while_it_settles_something(
                 await killed.renew([Heartbeat(await leased(killed), settled=True)])
             await store.sweep()
         assert await state_of(store, job) == "ready"
-        for _ in range(LOSSES_PER_ATTEMPT):
+        for _ in range(LOSSES):
             async with place.open() as killed:
                 await leased(killed)
             await store.sweep()
         assert await state_of(store, job) == "dead"
+
+
+async def test_suspect_comes_alone_in_its_turn(place: Place) -> None:
+    """It may be what killed its holders: what else they held would be lost with it again, and be dead like it."""
+    async with place.open() as store:
+        await submitted(store, b"one")
+        await submitted(store, b"two")
+        await lose_all(store, place, SUSPECT_LOSSES)
+        await submitted(store, b"three")
+        await submitted(store, b"urgent", priority=1)
+        (before,) = await store.lease(limit=9, ttl=TTL)
+        assert before.job.payload == b"urgent"
+        assert await store.lease(limit=9, ttl=TTL, suspects=False) == []
+        (suspect,) = await store.lease(limit=9, ttl=TTL)
+        assert (suspect.job.payload, suspect.job.suspect) == (b"one", True)
+        assert await store.complete(suspect, b"{}")
+        assert (await leased(store)).job.payload == b"two"
+        assert [lease.job.suspect for lease in await store.lease(limit=9, ttl=TTL, suspects=False)] == [False]
+
+
+async def test_job_is_no_suspect_any_more_once_it_got_something_done(place: Place) -> None:
+    async with place.open() as store:
+        await submitted(store, b"one")
+        await submitted(store, b"two")
+        await lose_all(store, place, SUSPECT_LOSSES)
+        lease = await leased(store)
+        assert await store.fail(lease, "no", retry_in=0, settled=True) == "again"
+        (again,) = await store.lease(limit=9, ttl=TTL, suspects=False)
+        assert (again.job.payload, again.job.suspect) == (b"one", False)
+
+
+async def lose_all(store: SqlJobStore, place: Place, times: int) -> None:
+    for _ in range(times):
+        async with place.open() as killed:
+            assert len(await killed.lease(limit=9, ttl=TTL)) > 1
+        await store.sweep()
 
 
 async def test_process_without_a_lock_file_here_is_given_its_time(place: Place, hands: Hands) -> None:

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.jobs.machine import (
-    LOSSES_PER_ATTEMPT,
     Completed,
     Ending,
     Failed,
@@ -14,6 +13,7 @@ from uploader.jobs.machine import (
     Standing,
     Watch,
     after,
+    most_losses,
 )
 
 DELAYS = st.floats(0, 1000)
@@ -28,7 +28,7 @@ STANDINGS = st.integers(1, 9).flatmap(
         Standing,
         st.integers(1, most),
         st.just(most),
-        st.integers(0, LOSSES_PER_ATTEMPT * most - 1),
+        st.integers(0, most_losses(most) - 1),
         st.booleans(),
         st.booleans(),
     )
@@ -40,7 +40,7 @@ def test_job_that_goes_on_has_an_attempt_left_and_may_be_lost_once_more(ending: 
     what = after(ending, standing)
     if not what.final:
         assert 0 <= what.attempts < standing.max_attempts
-        assert 0 <= what.losses < LOSSES_PER_ATTEMPT * standing.max_attempts
+        assert 0 <= what.losses < most_losses(standing.max_attempts)
 
 
 @given(ENDINGS, STANDINGS)
@@ -82,8 +82,8 @@ def test_last_attempt_leaves_a_job_dead(standing: Standing, delay: float) -> Non
 
 @given(st.integers(1, 9))
 def test_last_loss_leaves_a_job_dead(most: int) -> None:
-    last = Standing(1, most, LOSSES_PER_ATTEMPT * most - 1, settled=False, cancel_requested=False)
-    assert after(Lost(), last) == Next("dead", 0, LOSSES_PER_ATTEMPT * most)
+    last = Standing(1, most, most_losses(most) - 1, settled=False, cancel_requested=False)
+    assert after(Lost(), last) == Next("dead", 0, most_losses(most))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 5)), min_size=1, max_size=30))
