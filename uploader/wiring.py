@@ -14,6 +14,7 @@ import anyio
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
 from uploader.model.reference import LayoutFolder, Repository, parse_image
+from uploader.oci.quota import read_quotas
 from uploader.packing.codecs import find_codec
 from uploader.record import NoRecord, Record
 from uploader.service.base_images import BaseSource
@@ -154,7 +155,9 @@ def _registries(
         user_agent=f"uploader/{__version__}",
         environment=environment,
         ca_file=options.ca_file,
-        settings=ClientSettings(realms=frozenset(options.auth_realms), read_only=read_only),
+        settings=ClientSettings(
+            realms=frozenset(options.auth_realms), quotas=read_quotas(options.limit_requests), read_only=read_only
+        ),
         facts=record,
     )
 

@@ -13,6 +13,8 @@ from uploader import wiring
 from uploader.errors import UnusableError
 from uploader.model.package import Platform
 from uploader.model.reference import Repository, parse_destination
+from uploader.oci.quota import read_quotas
+from uploader.registry.client import ClientSettings
 from uploader.registry.shared import RegistryPool
 from uploader.service.options import PushOptions
 from uploader.testing import FakeRegistry, Fault, Hold
@@ -32,9 +34,14 @@ def nothing(_: object) -> None:
     pass
 
 
-def a_pool(clock: Clock, limit_rate: int | None = None) -> RegistryPool:
+def a_pool(clock: Clock, limit_rate: int | None = None, settings: ClientSettings | None = None) -> RegistryPool:
     return RegistryPool(
-        most_in_flight=4, limit_rate=limit_rate, user_agent="uploader/test", environment={}, timing=clock.timing
+        most_in_flight=4,
+        limit_rate=limit_rate,
+        user_agent="uploader/test",
+        environment={},
+        settings=settings,
+        timing=clock.timing,
     )
 
 
@@ -139,3 +146,19 @@ async def test_the_login_of_the_destination_is_not_shown_to_where_a_base_image_i
                 with pytest.raises(UnusableError, match="docker login"):
                     await base.load([AMD64])
             assert all("authorization" not in one.headers for one in registry.requests_of("get-manifest"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"), [("{host}=2", 9 / 1.8), ("2", 9 / 1.8), ("2,{host}=1000", 0.0), ("other=2", 0.0)]
+)
+async def test_a_quota_that_the_user_states_is_kept_at_its_host(stated: str, seconds: float) -> None:
+    clock = Clock()
+    began = clock.now
+    async with FakeRegistry() as registry:
+        quotas = read_quotas(stated.format(host=registry.host).split(","))
+        pool = a_pool(clock, settings=ClientSettings(quotas=quotas))
+        async with pool.open(repository(registry), emit=nothing, sent=nothing) as client:
+            for number in range(5):
+                await push(client, b"%d" % number)
+        assert len(registry.requests) == 10
+    assert clock.now - began == pytest.approx(seconds), "a tenth below it: 10 requests take 9 waits"

@@ -1,4 +1,4 @@
-"""What `verify` and `heal` have in common: their options, and their progress."""
+"""What `verify`, `heal` and `index` have in common: options that are a push's, and progress."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ CHECKING: Final = (
     "spack_root",
     "jobs",
     "limit_rate",
+    "limit_requests",
     "report",
     "progress",
     "ca_file",
@@ -79,10 +80,8 @@ def as_push_options(given: dict[str, Any]) -> PushOptions:
     from uploader.service.options import PushOptions  # noqa: PLC0415
 
     state = given.pop("state")
-    lists = {"select": flatten(given["select"]), "exclude": flatten(given["exclude"])}
-    return PushOptions(
-        **{**given, **lists}, state=None if state == "none" else Path(state) if state else default_state()
-    )
+    given |= {name: flatten(given[name]) for name in ("select", "exclude") if name in given}
+    return PushOptions(**given, state=None if state == "none" else Path(state) if state else default_state())
 
 
 class TagProgress:

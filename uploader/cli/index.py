@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from uploader.cli.checking import as_push_options, shared_parameters
 from uploader.cli.running import fail, run
-from uploader.cli.settings import auth_realms_option, config_option, setting
 from uploader.errors import UploaderError
-from uploader.service.options import PushOptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import anyio
 
+    from uploader.service.options import PushOptions
     from uploader.service.spack_index import IndexOutcome
+
+_OPTIONS = ("jobs", "limit_rate", "limit_requests", "ca_file", "state", "auth_realms")
 
 _HELP = """Make the index of the Spack build cache at DEST anew, from its tags: every spec that is tagged is listed.
 Tags that hold no spec are passed over, and named. What the registry fails to tell stays as it was.
@@ -29,19 +30,12 @@ Exit status: 0 done; 1 it, or some tag, could not be read or written; 2 bad inpu
 """
 
 
-@click.command(help=_HELP)
+@click.command(help=_HELP, params=shared_parameters(_OPTIONS))
 @click.argument("destination", metavar="DEST")
-@setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight.")
-@setting(
-    "--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Trust the authorities in this PEM file, too."
-)
-@auth_realms_option
-@config_option
-def index(destination: str, jobs: int, ca_file: Path | None, auth_realms: tuple[str, ...]) -> None:
+def index(destination: str, **given: Any) -> None:
     """Rebuild it, and say what it lists now."""
     try:
-        options = PushOptions(jobs=jobs, ca_file=ca_file, auth_realms=auth_realms)
-        outcome, signal_number = run(_work(destination, options))
+        outcome, signal_number = run(_work(destination, as_push_options(given)))
     except UploaderError as error:
         fail(error)
     if outcome is None and signal_number is not None:

@@ -17,7 +17,16 @@ import click
 
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import exit_status, fail, run
-from uploader.cli.settings import Commas, Size, auth_realms_option, config_option, default_state, flatten, setting
+from uploader.cli.settings import (
+    Commas,
+    Size,
+    auth_realms_option,
+    config_option,
+    default_state,
+    flatten,
+    limit_requests_option,
+    setting,
+)
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -69,6 +78,7 @@ _OPTIONS: list[Callable[[_Command], _Command]] = [
     setting("--check-diff-ids", is_flag=True, help="Verify given diff_ids by decompressing."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight; the real number adapts to the registry."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, such as 20M."),
+    limit_requests_option,
     setting("--strict", is_flag=True, help="Any gap is a failure; what was left out by choice is none."),
     setting("--update-index", is_flag=True, help="Spack: merge what was pushed into the index of the build cache."),
     setting("--private", is_flag=True, help="Spack: push packages that may not be redistributed, too."),

@@ -14,7 +14,7 @@ import click
 
 from uploader.cli import logs
 from uploader.cli.running import fail, run
-from uploader.cli.settings import Size, auth_realms_option, config_option, default_state, setting
+from uploader.cli.settings import Size, auth_realms_option, config_option, default_state, limit_requests_option, setting
 from uploader.errors import InputError, JobStoreError, UploaderError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     setting("--at-once", type=click.IntRange(1, 256), default=8, show_default=True, help="Jobs side by side."),
     setting("--jobs", type=click.IntRange(1, 1024), default=32, show_default=True, help="Most requests in flight to one registry, over all jobs."),
     setting("--limit-rate", type=Size(), metavar="BYTES", help="Most bytes per second, over all jobs, such as 20M."),
+    limit_requests_option,
     setting("--max-attempts", type=click.IntRange(1, 100), default=5, show_default=True, help="How often a job is tried that gets nothing done; twice as often where its daemon died over it."),
     setting("--drain-seconds", type=click.FloatRange(0, 86400), default=30.0, show_default=True, help="How long running jobs get to end after SIGTERM."),
     setting("--name", default="", metavar="TEXT", help="What this daemon is called in lists.  [default: HOST-PID]"),
@@ -72,6 +73,9 @@ _OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     auth_realms_option,
     config_option,
 ]  # fmt: skip
+
+_FOR_ALL = ("jobs", "limit_rate", "limit_requests", "ca_file", "temp_dir", "auth_realms")
+"""What holds for the pushes of all jobs."""
 
 
 def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,7 +132,7 @@ def _plan(given: dict[str, Any]) -> _Plan:
             raise InputError(f"{root} is not a folder")
     state = given["state"]
     options = PushOptions(
-        **{name: given[name] for name in ("jobs", "limit_rate", "ca_file", "temp_dir", "auth_realms")},
+        **{name: given[name] for name in _FOR_ALL},
         state=None if state == "none" else Path(state) if state else default_state(),
     )
     roots = tuple(root.absolute() for root in given["source_root"]) or (Path.cwd(),)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uploader.errors import InputError
+from uploader.oci.quota import read_quotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,18 @@ def auth_realms_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default="",
         metavar="HOSTS",
         help="Token services elsewhere that may get the login; hosts here may also be inside a private network.",
+    )(command)
+
+
+def limit_requests_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --limit-requests."""
+    return setting(
+        "--limit-requests",
+        type=Quotas(),
+        default="",
+        metavar="[HOST=]N[/s|/m|/h]",
+        help="A registry's quota of requests, where it is known and not found out: 60 a second, 2000/m, "
+        "ghcr.io=2000/m; more than one separated by commas. A tenth of it is left to others.",
     )(command)
 
 
@@ -128,6 +141,19 @@ class Commas(click.ParamType[tuple[str, ...]]):
         words = tuple(word.strip() for word in str(value).split(",") if word.strip())
         if value and not words:
             self.fail(f"{value!r} names nothing", param, ctx)
+        return words
+
+
+class Quotas(Commas):
+    """A list of quotas, as `read_quotas` reads them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split, and look at each; they stay text."""
+        words = super().convert(value, param, ctx)
+        try:
+            read_quotas(words)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
         return words
 
 

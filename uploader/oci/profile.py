@@ -107,6 +107,10 @@ class Profile:
     realms: tuple[str, ...] = ()
     creates_repositories: bool = True
 
+    def limited(self, quota: Quota) -> Profile:
+        """The same with a quota that the user states: it takes the place of the row's on the same kinds of request."""
+        return replace(self, quotas=(*(known for known in self.quotas if known.kinds != quota.kinds), quota))
+
     def piece_bytes(self, size: int) -> int | None:
         """In pieces of how many bytes to send a blob of `size`; None: whole."""
         limit = min(self.chunk_bytes or size, self.largest_body or size)

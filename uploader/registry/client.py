@@ -6,6 +6,7 @@ import hashlib
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote
 
@@ -28,13 +29,13 @@ from uploader.registry.retry import Retrying, RetryPolicy
 from uploader.registry.transport import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.outcome import How
     from uploader.model.reference import Destination, Tag
     from uploader.oci.journal import Journal
-    from uploader.oci.profile import Profile
+    from uploader.oci.profile import Profile, Quota
     from uploader.registry.credentials import Credentials
     from uploader.registry.learnt import Limits
     from uploader.registry.pace import Pace
@@ -56,12 +57,16 @@ _FIRST_LAG_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """How patient the client is. `no_connection_seconds`: after so long without one the whole run ends."""
+    """How patient the client is, and what the user said of hosts.
+
+    `no_connection_seconds`: after so long without one the whole run ends. `quotas`: by host, as `oci.quota` reads them.
+    """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
     no_connection_seconds: float = 24.0
     realms: frozenset[str] = frozenset()
+    quotas: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))
     read_only: bool = False
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from uploader.oci.profile import profile_for
+from uploader.oci.quota import EVERY_HOST
 from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.certificates import find_certificates
 from uploader.registry.client import ClientSettings, RegistryClient
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.reference import Registry, Repository
+    from uploader.oci.profile import Profile
     from uploader.registry.auth import Authorizer
     from uploader.registry.learnt import HostFacts
 
@@ -37,15 +39,24 @@ _LOGIN_SECONDS: Final = 600.0
 class _Host:
     """A registry while somebody uses it. Mutable: who does, and the logins to its repositories."""
 
-    def __init__(self, transport: Transport, host: str, most_in_flight: int, timing: Timing, facts: HostFacts) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        host: str,
+        profile: Profile,
+        most_in_flight: int,
+        *,
+        timing: Timing,
+        facts: HostFacts,
+    ) -> None:
         self.transport = transport
-        self.limits = Limits(host, profile_for(host), facts, timing.wall)
+        self.limits = Limits(host, profile, facts, timing.wall)
         self.pace = Pace(
             host,
             most_in_flight,
             timing=timing,
             emit=self._tell,
-            quotas=self.limits.profile.quotas,
+            quotas=profile.quotas,
             board=RecordedBoard(host, facts),
         )
         self.listeners: list[Emit] = []
@@ -136,10 +147,21 @@ class RegistryPool:
             )
             await transport.__aenter__()
             host = self._hosts[registry] = _Host(
-                transport, registry.host, self._most_in_flight, self._timing, self._facts
+                transport,
+                registry.host,
+                self._profile(registry.host),
+                self._most_in_flight,
+                timing=self._timing,
+                facts=self._facts,
             )
         host.listeners.append(emit)
         return host
+
+    def _profile(self, host: str) -> Profile:
+        profile = profile_for(host)
+        quotas = self._settings.quotas
+        quota = quotas.get(host) or quotas.get(EVERY_HOST)
+        return profile.limited(quota) if quota else profile
 
     async def _client(self, host: _Host, repository: Repository, meter: Meter, foreign: bool) -> RegistryClient:
         made, login = host.logins.get((repository.name, foreign), (0.0, None))

@@ -73,7 +73,9 @@ OPTIONS: Final[Mapping[str, _Kind]] = {
 """The options of `uploader push` that one job may have: those that concern the operator's files, logins and budget
 are for `uploader serve`."""
 
-_OPERATORS: Final = frozenset({"ca_file", "temp_dir", "state", "auth_realms", "report", "progress", "config"})
+_OPERATORS: Final = frozenset(
+    {"ca_file", "temp_dir", "state", "auth_realms", "limit_requests", "report", "progress", "config"}
+)
 
 
 @dataclass(frozen=True, slots=True)
