@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.package import PackageId
+    from uploader.record import Record
     from uploader.service.allowed import Allowed
     from uploader.service.destination import Destination
     from uploader.service.heal import View
@@ -83,14 +84,17 @@ async def verify(
 ) -> VerifyReport:
     """Whether what the tags of `to` point at is there and agrees: every tag, or those of the packages of `sources`.
 
-    `deep` reads every blob, and hashes what it reads. `progress` is told how many tags are done, of how many, and how
+    Of the local record only what is known of the host is used: its pace and its limits. `deep` reads every blob, and
+    hashes what it reads. `progress` is told how many tags are done, of how many, and how
     many are damaged. Raises InputError; when the registry cannot be used at all, the report's `error` says so.
     """
     options = options or PushOptions()
     reference = parse_destination(to)
     task, _ = await _what_to_verify(sources, to, options, deep=deep)
-    opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True)
-    return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress)
+    with wiring.open_record(options) as record:
+        opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True, record=record)
+        task = _with_problem(task, record)
+        return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress)
 
 
 async def heal(
@@ -119,11 +123,14 @@ async def heal(
             sources, to, options, emit, stop, rehearse=dry_run, mend=_Mend(view, *loaded) if loaded else None
         )
 
-    def opened() -> AbstractAsyncContextManager[Destination]:
-        return wiring.open_destination(reference, options, emit=emit)
+    with wiring.open_record(options) as record:
 
-    healing = HealTask(replace(task, tags=None), push_again if loaded else None, dry_run)
-    return await run_heal(healing, opened, stop=stop, progress=progress)
+        def opened() -> AbstractAsyncContextManager[Destination]:
+            return wiring.open_destination(reference, options, emit=emit, record=record)
+
+        task = _with_problem(replace(task, tags=None), record)
+        healing = HealTask(task, push_again if loaded else None, dry_run)
+        return await run_heal(healing, opened, stop=stop, progress=progress)
 
 
 async def push_beside(
@@ -169,9 +176,12 @@ async def rebuild_index(
 
     reference = parse_destination(to)
 
+    options = options or PushOptions()
+
     async def work() -> IndexOutcome | None:
-        async with wiring.open_destination(reference, options or PushOptions(), emit=_ignore) as destination:
-            return await SpackIndex(destination, str(reference)).rebuild()
+        with wiring.open_record(options) as record:
+            async with wiring.open_destination(reference, options, emit=_ignore, record=record) as destination:
+                return await SpackIndex(destination, str(reference)).rebuild()
 
     return await _unless_stopped(stop or anyio.Event(), work)
 
@@ -234,6 +244,10 @@ async def _run(
     if shared is not None and report.error is not None and isinstance(reference, Repository):
         shared.registries.log_in_anew(reference)
     return report
+
+
+def _with_problem(task: VerifyTask, record: Record) -> VerifyTask:
+    return replace(task, notes=(*task.notes, record.problem)) if record.problem else task
 
 
 async def _what_to_verify(

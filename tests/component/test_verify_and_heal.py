@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,10 +10,13 @@ import uploader
 from uploader import api
 from uploader.model.digest import Digest
 from uploader.oci.manifest import StoredManifest, parse_manifest
+from uploader.record import Record
 from uploader.testing import Answer, FakeRegistry, Fault
 from uploader.testing.packages import a_tar, write_packages
+from uploader.testing.virtual import run_hurried
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from uploader.service.verify_report import VerifyReport
@@ -122,3 +125,20 @@ async def test_an_error_is_never_taken_for_damage(tmp_path: Path) -> None:
         report = await api.verify(registry.destination("cache"))
         assert report.totals.damaged == 0
         assert states(report)["lib"] == "unknown"
+
+
+@pytest.mark.parametrize("ask", [api.verify, api.heal, api.rebuild_index])
+def test_what_a_host_teaches_is_kept_for_whoever_talks_to_it(
+    ask: Callable[..., Awaitable[Any]], tmp_path: Path
+) -> None:
+    state = tmp_path / "record.db"
+
+    async def work() -> str:
+        async with FakeRegistry(faults=[Fault("any", Answer(429, retry_after=60), times=1)]) as registry:
+            await ask(registry.destination("cache"), options=uploader.PushOptions(state=state))
+            return registry.host
+
+    host = run_hurried(work, speed=500.0)
+    with Record(state) as record:
+        pace: Any = record.fact(host, "pace")
+    assert pace["held"][0] - pace["held"][1] == pytest.approx(60)
