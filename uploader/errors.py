@@ -28,6 +28,10 @@ class InputError(UploaderError):
     """The graph, the options or a reference cannot be used; nothing was sent (exit status 2)."""
 
 
+class KeyTakenError(InputError):
+    """A job was submitted with the key of a job that has another content; nothing was submitted."""
+
+
 class SourceError(UploaderError):
     """One package's content cannot be read or packed; the other packages go on."""
 

@@ -100,7 +100,10 @@ async def test_an_idempotency_key_with_another_request_is_refused(tmp_path: Path
         first = await ask(url, "POST", job, Idempotency_Key="k")
         reordered = {**JOB, "options": {"level": 1, "force": True}}
         assert (await ask(url, "POST", reordered, Idempotency_Key="k"))[0] == 200
-        status, said = await ask(url, "POST", {**job, "to": "oci://host/other"}, Idempotency_Key="k")
+        other = {**job, "to": "oci://host/other"}
+        status, said = await ask(url, "POST", other, Idempotency_Key="k")
+        assert (status, first[1]["id"] in said["detail"]) == (422, True)
+        status, said = await ask(url, "POST", [JOB, {**other, "key": "k"}])
         assert (status, first[1]["id"] in said["detail"]) == (422, True)
         assert len((await ask(url))[1]["jobs"]) == 1
 
@@ -108,9 +111,11 @@ async def test_an_idempotency_key_with_another_request_is_refused(tmp_path: Path
 @pytest.mark.asyncio
 async def test_one_bad_job_of_a_list_refuses_all(tmp_path: Path) -> None:
     async with working(tmp_path) as works:
-        status, said = await ask(f"{works.url}/v1/jobs", "POST", [JOB, {**JOB, "sorces": []}])
-        assert (status, said["status"]) == (400, 400)
-        assert "sources" in said["detail"]
+        for bad, word in (({"sorces": []}, "sources"), ({"sources": ["/etc/passwd"]}, "--source-root")):
+            status, said = await ask(f"{works.url}/v1/jobs", "POST", [JOB, {**JOB, **bad}])
+            assert (status, said["status"]) == (400, 400)
+            assert said["detail"].startswith("job 2 of 2: ")
+            assert word in said["detail"]
         assert (await ask(f"{works.url}/v1/jobs"))[1]["jobs"] == []
 
 

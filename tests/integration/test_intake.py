@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 
 from uploader.errors import JobStoreError
-from uploader.jobs import open_store
+from uploader.jobs import JobSpec, open_store
 from uploader.service.allowed import Allowed
 from uploader.service.intake import GROUP, Came, IntakeUrl, Taker, take_in
 from uploader.service.metrics import Metrics
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from uploader.jobs import JobSpec
     from uploader.jobs.store import SqlJobStore
 
 STRANDED = 2.0
@@ -179,14 +178,22 @@ async def test_every_message_becomes_one_job(broker: Broker, tmp_path: Path) -> 
 async def test_a_malformed_message_is_set_aside_with_the_reason_and_does_not_come_again(
     broker: Broker, tmp_path: Path
 ) -> None:
-    bad = {b"{": "JSON", b'{"sources": ["/etc/passwd"], "to": "oci://host/x"}': "--source-root", b"\xff\x00": "JSON"}
+    bad = {
+        b"{": "JSON",
+        b'{"sources": ["/etc/passwd"], "to": "oci://host/x"}': "--source-root",
+        b"\xff\x00": "JSON",
+        b'{"sources": ["graph.json"], "to": "oci://host/x", "key": "taken"}': "the key 'taken' is that of job",
+        b'[{"sources": ["graph.json"], "to": "oci://host/x"}, {}]': "job 2 of 2: ",
+    }
     for content in bad:
         await broker.publish(content)
     await broker.publish(a_message(0))
-    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
-        assert await targets(store, 1) == expected(1)
-        await settle(broker)
-        refused = dict(await broker.refused())
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
+        await store.submit([JobSpec(a_message(1), "taken")])
+        async with taking(broker, store, tmp_path):
+            assert await targets(store, 2) == expected(2)
+            await settle(broker)
+            refused = dict(await broker.refused())
     assert refused.keys() == bad.keys()
     assert all(word in refused[content] for content, word in bad.items())
 

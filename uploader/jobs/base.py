@@ -39,7 +39,7 @@ MAX_PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A job to be submitted; while one with the same key is not final, that one is it."""
+    """A job to be submitted; while one with the same key and payload is not final, that one is it."""
 
     payload: bytes
     key: str | None = None
@@ -209,6 +209,7 @@ class JobStore(Protocol):
     async def submit(self, specs: Sequence[JobSpec], *, message: str | None = None) -> list[Submitted]:
         """Take in all these jobs, or none; the answers are in the order of the specs.
 
+        Raises KeyTakenError where a job with the same key and another payload is not final, or is among them.
         Those of a broker's `message` only once: if it came before, nothing is done, and the answer is empty. That is
         known for a month after it came last, whatever became of its jobs.
         """

@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, Double, Integer, Text, bindparam, delete, func, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from uploader.errors import JobStoreError
+from uploader.errors import JobStoreError, KeyTakenError
 from uploader.jobs.base import FINAL, SUSPECT_LOSSES, JobId, Lease, Submitted, Token
 from uploader.jobs.machine import Ending, Lost, Next, Standing, after, may_have_led_to
 from uploader.jobs.tables import LIVE, READY, attempts, jobs, leases, messages, reports
@@ -109,8 +109,14 @@ def submit(tx: Transaction, specs: Mapping[JobId, JobSpec]) -> list[Submitted]:
             answers[job] = Submitted(job, created=True)
         live = _live(tx.connection, {spec.key for job, spec in rest.items() if job not in answers and spec.key})
         for job, spec in rest.items():
-            if job not in answers and spec.key in live:  # not in: it became final between the two statements
-                answers[job] = Submitted(live[spec.key], created=False)
+            if job not in answers and spec.key and spec.key in live:  # else that became final between the statements
+                found, payload = live[spec.key]
+                if payload != spec.payload:
+                    raise KeyTakenError(
+                        f"the key {spec.key[:100]!r} is that of job {found}, which has other sources, another "
+                        "destination or other options: wait until that one has ended, or choose another key"
+                    )
+                answers[job] = Submitted(found, created=False)
     raise JobStoreError(
         f"submit {len(specs)} jobs: a job with the same key came and ended {_SUBMIT_TRIES} times meanwhile; try again",
         problem="unavailable",
@@ -157,9 +163,10 @@ def _new_row(job: JobId, spec: JobSpec, now: float) -> dict[str, object]:
     }
 
 
-def _live(connection: Connection, keys: set[str]) -> dict[str | None, JobId]:
-    rows = connection.execute(select(jobs.c.key, jobs.c.id).where(LIVE, jobs.c.key.in_(keys))) if keys else ()
-    return {key: JobId(job) for key, job in rows}
+def _live(connection: Connection, keys: set[str]) -> dict[str, tuple[JobId, bytes]]:
+    """The jobs that own these keys, with their payloads."""
+    query = select(jobs.c.key, jobs.c.id, jobs.c.payload).where(LIVE, jobs.c.key.in_(keys))
+    return {key: (JobId(job), payload) for key, job, payload in (connection.execute(query) if keys else ())}
 
 
 def lease(

@@ -25,7 +25,7 @@ from uploader.service.http_reading import (
     number_of,
     read_json,
 )
-from uploader.service.job_format import PushJob, read_job, read_payload
+from uploader.service.job_format import PushJob, read_each, read_job, read_payload
 from uploader.service.job_view import rfc3339, show_job
 from uploader.service.openapi import describe
 from uploader.service.problems import Refused, problems
@@ -33,8 +33,6 @@ from uploader.service.tokens import Caller, Tokens
 from uploader.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from uploader.jobs import Job, JobEvent, JobStore, Submitted
     from uploader.service.allowed import Allowed
     from uploader.service.daemon import Daemon
@@ -96,44 +94,22 @@ class Api:
         """Take in one job, or a list of them: all or none."""
         document = await read_json(request, self._settings.body_seconds)
         several = isinstance(document, list)
-        documents = document if isinstance(document, list) else [document]
-        if not 0 < len(documents) <= MOST_JOBS:
-            raise InputError(f"a list holds 1 to {MOST_JOBS} jobs, not {len(documents)}")
-        key = request.headers.get("Idempotency-Key")
-        jobs = [
-            self._read(one, key if not several else f"{key}/{place}" if key else None)
-            for place, one in enumerate(documents)
-        ]
-        await anyio.to_thread.run_sync(self._admit, request[_CALLER], jobs)
+        if isinstance(document, list) and not 0 < len(document) <= MOST_JOBS:
+            raise InputError(f"a list holds 1 to {MOST_JOBS} jobs, not {len(document)}")
+        read = partial(self._read, request[_CALLER], request.headers.get("Idempotency-Key"))
+        jobs = await anyio.to_thread.run_sync(read_each, document, read)
         answers = await self._store.submit([job.spec(self._settings.max_attempts) for job in jobs])
-        created = any(answer.created for answer in answers)
-        if key and not created:
-            await self._refuse_another_request(key, jobs, answers)
-        status = 202 if created else 200
+        status = 202 if any(answer.created for answer in answers) else 200
         shown = [_submitted(answer) for answer in answers]
         if several:
             return web.json_response({"jobs": shown}, status=status)
         return web.json_response(shown[0], status=status, headers={"Location": f"/v1/jobs/{answers[0].id}"})
 
-    async def _refuse_another_request(self, key: str, jobs: Sequence[PushJob], answers: Sequence[Submitted]) -> None:
-        """A key that names other jobs than these was taken twice by mistake: theirs are not ours."""
-        for job, answer in zip(jobs, answers, strict=True):
-            found = await self._store.get(answer.id)
-            if found is None or job.key is None or not job.key.startswith(key):
-                continue
-            if replace(read_payload(found.payload), key=job.key, priority=job.priority) != job:
-                raise Refused(
-                    422, f"the Idempotency-Key {key[:100]!r} is that of job {answer.id}, which is another one"
-                )
-
-    def _read(self, document: object, key: str | None) -> PushJob:
+    def _read(self, caller: Caller, key: str | None, document: object, place: str) -> PushJob:
         job = read_job(document, self._settings.defaults)
-        return job if job.key is not None or key is None else replace(job, key=key)
-
-    def _admit(self, caller: Caller, jobs: Sequence[PushJob]) -> None:
-        for job in jobs:
-            self._settings.allowed.admit(job)
-            _check_caller(caller, job)
+        self._settings.allowed.admit(job)
+        _check_caller(caller, job)
+        return job if job.key is not None or not key else replace(job, key=f"{key}{place}")
 
     async def jobs(self, request: web.Request) -> web.Response:
         """Jobs, newest first."""

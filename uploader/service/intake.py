@@ -15,6 +15,7 @@ import logging
 import uuid
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -23,14 +24,14 @@ import anyio.to_thread
 import structlog
 
 from uploader.errors import InputError, JobStoreError
-from uploader.service.job_format import PushJob, read_job
+from uploader.service.job_format import PushJob, read_each, read_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from faststream.nats import NatsMessage
 
-    from uploader.jobs import JobStore
+    from uploader.jobs import JobSpec, JobStore, Submitted
     from uploader.service.allowed import Allowed
     from uploader.service.metrics import Metrics
     from uploader.service.options import PushOptions
@@ -104,25 +105,26 @@ class Taker:
         key = came.key
         try:
             jobs = await anyio.to_thread.run_sync(self._read, came.content, key)
+            answers = await self._submit([job.spec(self._max_attempts) for job in jobs], key)
         except InputError as error:
             _log.warning("message set aside", key=key, why=str(error))
             await set_aside(str(error))
             self._metrics.intake.add(result="set-aside")
             return
-        specs = [job.spec(self._max_attempts) for job in jobs]
-        while True:
-            try:
-                answers = await self._store.submit(specs, message=key)
-                break
-            except JobStoreError as error:
-                _log.warning("the job store does not take a message", key=key, error=str(error))
-                await anyio.sleep(_PAUSE_SECONDS)
         if not answers:
             _log.info("message came again", key=key)
             self._metrics.intake.add(result="known")
         for answer in answers:
             self._metrics.intake.add(result="taken" if answer.created else "known")
             _log.info("message taken", key=key, job=answer.id, created=answer.created)
+
+    async def _submit(self, specs: list[JobSpec], key: str) -> list[Submitted]:
+        while True:
+            try:
+                return await self._store.submit(specs, message=key)
+            except JobStoreError as error:
+                _log.warning("the job store does not take a message", key=key, error=str(error))
+                await anyio.sleep(_PAUSE_SECONDS)
 
     def _read(self, content: bytes, key: str) -> list[PushJob]:
         if len(content) > _MOST_BYTES:
@@ -131,17 +133,14 @@ class Taker:
             document = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise InputError(f"the message is not JSON: {str(error)[:200]}") from error
-        documents = document if isinstance(document, list) else [document]
-        if not documents:
+        if document == []:
             raise InputError("the message is an empty list of jobs")
-        jobs = []
-        for place, one in enumerate(documents):
-            job = read_job(one, self._defaults)
-            if job.key is None:
-                job = replace(job, key=key if document is one else f"{key}/{place}")
-            self._allowed.admit(job)
-            jobs.append(job)
-        return jobs
+        return read_each(document, partial(self._read_job, key))
+
+    def _read_job(self, key: str, document: object, place: str) -> PushJob:
+        job = read_job(document, self._defaults)
+        self._allowed.admit(job)
+        return job if job.key is not None else replace(job, key=f"{key}{place}")
 
 
 class Draining(Protocol):

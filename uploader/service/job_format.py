@@ -98,10 +98,26 @@ class PushJob:
         return replace(options, jobs=min(options.jobs, defaults.jobs))
 
     def spec(self, max_attempts: int) -> JobSpec:
-        """As the job store keeps it."""
-        content = {"sources": list(self.sources), "to": self.to, "options": dict(self.options)}
+        """As the job store keeps it: the same bytes for the same job, in whatever order its options were given."""
+        content = {"sources": list(self.sources), "to": self.to, "options": dict(sorted(self.options.items()))}
         payload = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         return JobSpec(payload, self.key, self.priority, max_attempts)
+
+
+def read_each(document: object, read: Callable[[object, str], PushJob]) -> list[PushJob]:
+    """The jobs of a document, which is one or a list of them; raises InputError that says which of a list is wrong.
+
+    `read` gets each, and what is to stand behind a key that is meant for all of them.
+    """
+    if not isinstance(document, list):
+        return [read(document, "")]
+    jobs = []
+    for place, one in enumerate(document):
+        try:
+            jobs.append(read(one, f"/{place}"))
+        except InputError as error:
+            raise InputError(f"job {place + 1} of {len(document)}: {error}") from error
+    return jobs
 
 
 def read_payload(payload: bytes) -> PushJob:
@@ -182,7 +198,8 @@ def job_schema() -> dict[str, object]:
                 "type": ["string", "null"],
                 "minLength": 1,
                 "maxLength": 512,
-                "description": "while a job with this key is not final, another one with it is the same job",
+                "description": "while a job with this key is not final, another with it and the same sources, "
+                "destination and options is that job, and any other is refused",
             },
             "priority": {"type": "integer", "default": 0, "description": "higher goes first"},
         },

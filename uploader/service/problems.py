@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from uploader.errors import InputError, JobStoreError
+from uploader.errors import InputError, JobStoreError, KeyTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -45,6 +45,8 @@ async def problems(
         return await handler(request)
     except Refused as refused:
         return problem(refused.status, refused.detail, refused.headers)
+    except KeyTakenError as error:
+        return problem(422, str(error))
     except InputError as error:
         return problem(400, str(error))
     except JobStoreError as error:

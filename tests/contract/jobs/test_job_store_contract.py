@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tests.contract.jobs.places import TTL, kinds, leased, state_of, submitted
-from uploader.errors import InputError
+from uploader.errors import InputError, KeyTakenError
 from uploader.jobs import Heartbeat, JobId, JobSpec, Submitted
 from uploader.jobs.base import MAX_PAYLOAD_BYTES
 from uploader.jobs.store import MESSAGE_SECONDS
@@ -59,7 +59,7 @@ async def test_batch_is_all_or_nothing(place: Place) -> None:
 
 async def test_answers_are_in_the_order_of_the_specs(place: Place) -> None:
     async with place.open() as store:
-        specs = [JobSpec(b"0", key="z"), JobSpec(b"1"), JobSpec(b"2", key="a"), JobSpec(b"3", key="z")]
+        specs = [JobSpec(b"0", key="z"), JobSpec(b"1"), JobSpec(b"2", key="a"), JobSpec(b"0", key="z")]
         answers = await store.submit(specs)
         payloads = [found.payload for one in answers if (found := await store.get(one.id))]
     assert payloads == [b"0", b"1", b"2", b"0"]
@@ -69,11 +69,28 @@ async def test_answers_are_in_the_order_of_the_specs(place: Place) -> None:
 async def test_same_key_is_the_same_job_until_it_is_final(place: Place) -> None:
     async with place.open() as store:
         job = await submitted(store, key="k")
-        assert await store.submit([JobSpec(b"other", key="k")]) == [Submitted(job, created=False)]
+        again = JobSpec(b"{}", key="k", priority=3, max_attempts=1)
+        assert await store.submit([again]) == [Submitted(job, created=False)]
         lease = await leased(store)
-        assert await store.submit([JobSpec(b"other", key="k")]) == [Submitted(job, created=False)]
+        assert await store.submit([again]) == [Submitted(job, created=False)]
         await store.complete(lease, b"{}")
         assert await submitted(store, key="k") != job
+
+
+async def test_key_of_a_job_with_another_content_is_refused_until_that_is_final(place: Place) -> None:
+    async with place.open() as store:
+        job = await submitted(store, key="k")
+        for batch in ([JobSpec(b"other", key="k")], [JobSpec(b"x", key="new"), JobSpec(b"other", key="k")]):
+            with pytest.raises(KeyTakenError, match=f"'k' is that of job {job}"):
+                await store.submit(batch)
+        with pytest.raises(KeyTakenError, match="'two'"):
+            await store.submit([JobSpec(b"one", key="two"), JobSpec(b"other", key="two")])
+        with pytest.raises(KeyTakenError):
+            await store.submit([JobSpec(b"other", key="k")], message="m")
+        assert [found.id for found in (await store.jobs()).jobs] == [job]
+        await store.cancel(job)
+        (answer,) = await store.submit([JobSpec(b"other", key="k")], message="m")
+        assert answer.created
 
 
 async def test_fifty_at_once_with_one_key_make_one_job(place: Place) -> None:
