@@ -13,7 +13,7 @@ from tests.component.a_daemon import StorePlace, a_job, working
 from uploader.jobs import Heartbeat, JobSpec, open_store
 from uploader.jobs.base import SUSPECT_LOSSES
 from uploader.service.allowed import Allowed
-from uploader.service.daemon import DaemonSettings
+from uploader.service.daemon import Daemon, DaemonSettings
 from uploader.testing import Answer, FakeRegistry, Fault, Hold, Stall
 from uploader.testing.packages import write_packages
 
@@ -239,6 +239,21 @@ async def test_draining_lets_running_jobs_end_and_takes_no_others(tmp_path: Path
         await works.ended.wait()
         states = [job.state for one in (first, second) if (job := await works.store.get(one)) is not None]
         assert states == ["succeeded", "ready"]
+
+
+@pytest.mark.asyncio
+async def test_a_daemon_that_is_drained_before_it_runs_ends_at_once(tmp_path: Path) -> None:
+    async def never(job: PushJob, **_: object) -> Report:
+        raise AssertionError(job)
+
+    async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
+        await store.submit([a_job(tmp_path / "graph.json", "oci://host/x").spec(max_attempts=5)])
+        daemon = Daemon(store, never, DaemonSettings())
+        daemon.drain()
+        with anyio.fail_after(10):
+            await daemon.run(anyio.Event())
+        (job,) = (await store.jobs()).jobs
+        assert (job.state, job.attempts) == ("ready", 0)
 
 
 @pytest.mark.asyncio

@@ -135,6 +135,8 @@ class Daemon:
 
         Then running jobs get their time to end, and what is left is given back.
         """
+        if self._drain_asked.is_set():
+            drain.set()
         self._drain_asked = drain
         async with anyio.create_task_group() as background:
             background.start_soon(self._beat)
