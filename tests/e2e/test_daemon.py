@@ -7,10 +7,12 @@ import random
 import signal
 from typing import TYPE_CHECKING
 
+import aiohttp
+import anyio
 import pytest
 
 from tests.e2e.a_daemon import serving, submit
-from uploader.testing import FakeRegistry, Fault, Stall
+from uploader.testing import Answer, FakeRegistry, Fault, Hold, Stall
 from uploader.testing.graphs import write_graph
 
 if TYPE_CHECKING:
@@ -31,6 +33,42 @@ async def test_submit_and_wait_does_what_push_would(command: Command) -> None:
         assert (job["state"], job["attempts"], job["sources"]) == ("succeeded", 1, [str(graph)])
         assert [line["job"] for line in daemon.said("succeeded")] == [job["id"]]
         assert await daemon.end() == 0
+
+
+@pytest.mark.asyncio
+async def test_submit_whose_report_cannot_be_written_fails_as_push_would(command: Command) -> None:
+    graph = write_graph(command.home / "graph", 2, seed=1, prefixes_share=0)
+    async with FakeRegistry() as registry, serving(command) as daemon:
+        arguments = (command, daemon.url, graph, registry.destination("cache"))
+        for more in (["--wait", "--report", "none/report.json"], ["--report", "report.json"]):
+            ended = await submit(*arguments, *more)
+            assert (ended.status, ended.stdout, "report" in ended.stderr) == (2, "", True)
+        assert registry.requests == []
+        (command.home / "link").symlink_to("/dev/full")
+        ended = await submit(*arguments, "--wait", "--report", "link")
+        assert (ended.status, json.loads(ended.stdout)["totals"]["pushed"]) == (1, 2)
+        assert "cannot write the report to link" in ended.stderr
+
+
+@pytest.mark.asyncio
+async def test_list_says_why_a_job_waits_and_options_are_as_they_were_given(command: Command) -> None:
+    graph = write_graph(command.home / "graph", 2, seed=1, prefixes_share=0)
+    release = anyio.Event()
+    faults = [Fault(on="put-blob", then=Hold(release)), Fault(on="put-manifest", then=Answer(400), times=None)]
+    async with FakeRegistry(faults=faults) as registry, serving(command) as daemon:
+        options = ("--codec", "zstd", "--force", "--key", "one")
+        job = (await submit(command, daemon.url, graph, registry.destination("cache"), *options)).stdout.strip()
+        await registry.wait_started("put-blob")
+        async with aiohttp.ClientSession() as session, session.post(f"{daemon.url}/v1/pause") as answer:
+            assert answer.status == 200
+        release.set()
+        await daemon.wait_said("again")
+        listed = await command.run("jobs", UPLOADER_SERVER=daemon.url)
+        assert "2 of 2 packages failed" in listed.stdout
+        shown = await command.run("jobs", job, UPLOADER_SERVER=daemon.url)
+        assert 'options: {"codec": "zstd", "force": true}' in shown.stdout
+        taken = await submit(command, daemon.url, graph, registry.destination("other"), *options)
+        assert (taken.status, f"'one' is that of job {job}" in taken.stderr) == (2, True)
 
 
 @pytest.mark.asyncio
@@ -80,6 +118,8 @@ async def test_sigterm_gives_back_what_does_not_end_and_the_next_daemon_ends_it(
             await registry.wait_started("put-blob", 6)
             assert await daemon.end() == 0
             assert [line["job"] for line in daemon.said("released")] == [job]
+            assert daemon.said("stopping; once more to stop at once")
+            assert [line for line in daemon.log if "level" not in line] == []
         registry.clear_faults()
         async with serving(command) as daemon:
             await registry.wait_until(lambda: len(registry.repository("cache").tags) == 10)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from uploader.cli.push import push
-from uploader.cli.report_file import write_report
+from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import setting
 from uploader.errors import InputError, UnusableError, UploaderError
@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 
 _GONE_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
+_ON_THE_LINE: Final = click.core.ParameterSource.COMMANDLINE
 _SERVER = setting("--server", metavar="URL", help="The daemon.  [default: http://127.0.0.1:8080]")
 
 _SUBMIT_HELP = """Hand a push to the daemon, as a job: it is safe there once this command says its id.
@@ -56,6 +57,9 @@ def _submit(
 ) -> None:
     context = click.get_current_context()
     try:
+        if report is not None and not wait and context.get_parameter_source("report") == _ON_THE_LINE:
+            raise InputError("--report needs --wait: the report is there when the job has ended")
+        check_writable(report if wait else None)
         job = {
             "sources": [_absolute_source(source) for source in sources],
             "to": _absolute_destination(to),
@@ -271,12 +275,13 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
         print(f"uploader: job {job.id} {job.state}" + (f": {job.error}" if job.error else ""), file=sys.stderr)
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
-    write_report(report.to_json(), path)
+    written = write_report(report.to_json(), path)
     for line in summary(report, seconds):
         print(line, file=sys.stderr)
     if job.state != "succeeded":
         print(f"job {job.id} {job.state}" + (f": {job.error}" if job.error else ""), file=sys.stderr)
-    return exit_status(report, strict=strict, signal_number=None) or (0 if job.state == "succeeded" else 1)
+    status = exit_status(report, strict=strict, signal_number=None) or (0 if job.state == "succeeded" else 1)
+    return status_with(status, written=written)
 
 
 def _print_jobs(found: list[JobView], following: str | None, *, as_json: bool) -> None:
@@ -284,7 +289,7 @@ def _print_jobs(found: list[JobView], following: str | None, *, as_json: bool) -
         print(json.dumps({"jobs": [_as_dict(one) for one in found], "next": following}, ensure_ascii=False))
         return
     for one in found:
-        said = one.error if one.state in {"failed", "dead"} else one.progress
+        said = one.progress if one.state in {"leased", "succeeded"} else one.error or one.progress
         print(
             f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}"
             + (f"  {said}" if said else "")
@@ -298,7 +303,17 @@ def _print_job(job: JobView, *, as_json: bool) -> None:
         return
     for name, value in document.items():
         if value not in (None, {}, ""):
-            print(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+            print(f"{name}: {_in_words(value)}")
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case tuple():
+            return ", ".join(value)
+        case dict():
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return str(value)
 
 
 def _as_dict(job: JobView) -> dict[str, Any]:

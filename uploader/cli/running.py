@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | None]:
+def say(text: str) -> None:
+    """Tell people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(work: Callable[[anyio.Event], Awaitable[_T]], *, tell: Callable[[str], object] = say) -> tuple[_T, int | None]:
     """Run `work`, which ends early when its event is set: by SIGINT or SIGTERM; a second signal ends the process.
 
-    Returns the result, and the signal if there was one.
+    `tell` gets to say that a signal came. Returns the result, and the signal if there was one.
     """
     try:
-        return anyio.run(_run, work)
+        return anyio.run(_run, work, tell)
     except StoppedError as error:
         print(f"uploader: {error}", file=sys.stderr, flush=True)
         os._exit(128 + error.signal_number)  # a thread may still hang in a read that nothing ends
 
 
-async def _run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | None]:
+async def _run(work: Callable[[anyio.Event], Awaitable[_T]], tell: Callable[[str], object]) -> tuple[_T, int | None]:
     stop = anyio.Event()
     got: list[int] = []
 
@@ -41,7 +46,7 @@ async def _run(work: Callable[[anyio.Event], Awaitable[_T]]) -> tuple[_T, int | 
                 if got:
                     os._exit(128 + number)
                 got.append(number)
-                print("stopping; once more to stop at once", file=sys.stderr, flush=True)
+                tell("stopping; once more to stop at once")
                 stop.set()
 
     error: UploaderError | None = None

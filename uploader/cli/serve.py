@@ -89,8 +89,10 @@ def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(**given: Any) -> None:
     """Serve until told to stop."""
     logs.configure(given["log"], given["log_level"])
+    import structlog  # noqa: PLC0415
+
     try:
-        run(_work(_plan(given)))
+        run(_work(_plan(given)), tell=structlog.get_logger("uploader").info)
     except JobStoreError as error:
         print(f"uploader: the job store cannot be used: {error}", file=sys.stderr)
         sys.exit(3)
