@@ -21,7 +21,7 @@ from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
 from uploader.service.sharing import Beside
 from uploader.service.verify import VerifyTask, run_verify, silent
-from uploader.sources.base import parse_source
+from uploader.sources.base import OpenFile, open_any, parse_source
 from uploader.sources.merge import Merged, merge
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ async def _run(
     if mend is not None:
         merged, selected = mend.merged, mend.selected
     else:
-        merged, selected = await _unless_stopped(stop, partial(_load_in_thread, names, options))
+        open_file = beside.allowed.open_file if beside else open_any
+        merged, selected = await _unless_stopped(stop, partial(_load_in_thread, names, options, open_file))
     shared = beside.shared if beside else None
     base = wiring.open_base(options, emit=emit, shared=shared)
     platforms = {merged.graph[key].platform for key in selected}
@@ -264,8 +265,10 @@ async def _what_to_verify(
     return task, (merged, selected)
 
 
-def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:
-    merged = merge([wiring.open_source(parse_source(name), options).load() for name in names])
+def _load(
+    names: tuple[str, ...], options: PushOptions, open_file: OpenFile = open_any
+) -> tuple[Merged, frozenset[PackageId]]:
+    merged = merge([wiring.open_source(parse_source(name), options, open_file).load() for name in names])
     merged.check_codec(options.codec)
     selected = select(
         merged.graph,
@@ -278,9 +281,11 @@ def _load(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozens
     return merged, selected
 
 
-async def _load_in_thread(names: tuple[str, ...], options: PushOptions) -> tuple[Merged, frozenset[PackageId]]:
+async def _load_in_thread(
+    names: tuple[str, ...], options: PushOptions, open_file: OpenFile
+) -> tuple[Merged, frozenset[PackageId]]:
     """A pipe that nobody writes to may be read for ever: the thread is left to itself when we are cancelled."""
-    return await anyio.to_thread.run_sync(_load, names, options, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(_load, names, options, open_file, abandon_on_cancel=True)
 
 
 async def _unless_stopped(stop: anyio.Event, work: Callable[[], Awaitable[_T]]) -> _T:

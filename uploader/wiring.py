@@ -20,7 +20,14 @@ from uploader.record import NoRecord, Record
 from uploader.service.base_images import BaseSource
 from uploader.service.contents import Contents, PackingRules
 from uploader.service.sharing import Beside, Shared, SharedContents
-from uploader.sources.base import GraphFileReference, PythonReference, SourceReference, SpackReference
+from uploader.sources.base import (
+    GraphFileReference,
+    OpenFile,
+    PythonReference,
+    SourceReference,
+    SpackReference,
+    open_any,
+)
 from uploader.version import __version__
 
 if TYPE_CHECKING:
@@ -36,17 +43,17 @@ if TYPE_CHECKING:
 _LIBRARIES = {"gzip": "isal", "zstd": "zstandard"}
 
 
-def open_source(reference: SourceReference, options: PushOptions) -> Source:
-    """The source that a reference means; nothing is read yet."""
+def open_source(reference: SourceReference, options: PushOptions, open_file: OpenFile = open_any) -> Source:
+    """The source that a reference means; nothing is read yet. What it is read from is opened by `open_file`."""
     match reference:
         case GraphFileReference(path):
             from uploader.sources.graph_file import GraphFile  # noqa: PLC0415  (brings pydantic)
 
-            return GraphFile(path)
+            return GraphFile(path, open_file=open_file)
         case PythonReference(path):
             from uploader.sources.python_environment import PythonEnvironment  # noqa: PLC0415  (brings packaging)
 
-            return PythonEnvironment(path)
+            return PythonEnvironment(path, open_file)
         case SpackReference(root, specs):
             from uploader.sources.spack.store import SpackStore  # noqa: PLC0415  (brings yaml)
 
@@ -57,6 +64,7 @@ def open_source(reference: SourceReference, options: PushOptions) -> Source:
                 without_build_dependencies=options.without_build_dependencies,
                 spack_root=str(options.spack_root) if options.spack_root else None,
                 created=created_at(options),
+                open_file=open_file,
             )
 
 

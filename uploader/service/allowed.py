@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from uploader.errors import InputError, SourceError
 from uploader.model.package import Blob, Tree
@@ -115,19 +116,37 @@ class Allowed:
         What was opened is checked, not the path: whatever anybody makes of that meanwhile, this is not another.
         """
         try:
-            descriptor = os.open(path, _LOOK)
+            descriptor, held = self._hold(path)
         except (OSError, ValueError) as error:
             raise SourceError(f"read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
         try:
-            proven = Path(f"/proc/self/fd/{descriptor}")
-            named = proven if proven.is_symlink() else path  # without such names (macOS) a link might change once more
-            held = Held(named, os.fstat(descriptor))
-            real = Path(os.path.realpath(named))
-            if not _is_below(real, _real(self.source_roots)):
-                raise SourceError(f"read {str(path)!r}: it does not lie below a --source-root of the daemon any more")
             yield held
         finally:
             os.close(descriptor)
+
+    def open_file(self, path: Path) -> BinaryIO:
+        """The file at `path`, opened as it is held; raises OSError, and that unless it lies below a source root."""
+        descriptor, held = self._hold(path)
+        try:
+            return held.path.open("rb")
+        finally:
+            os.close(descriptor)
+
+    def _hold(self, path: Path) -> tuple[int, Held]:
+        """What keeps it open, to be closed by the caller, and what it is."""
+        descriptor = os.open(path, _LOOK)
+        try:
+            proven = Path(f"/proc/self/fd/{descriptor}")
+            named = proven if proven.is_symlink() else path  # without such names (macOS) a link might change once more
+            self._refuse_outside(Path(os.path.realpath(named)))
+            return descriptor, Held(named, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _refuse_outside(self, real: Path) -> None:
+        if not _is_below(real, _real(self.source_roots)):
+            raise OSError(errno.ELOOP, "it does not lie below a --source-root of the daemon any more")
 
     def _source(self, text: str) -> str:
         match parse_source(text):

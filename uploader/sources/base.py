@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from uploader.errors import InputError
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
     from uploader.model.descriptor import Layer
     from uploader.model.package import Package, PackageId
+
+
+OpenFile = Callable[[Path], BinaryIO]
+"""Opens a file that a source is read from; raises OSError, also for one that may not be read, links followed."""
+
+
+def open_any(path: Path) -> BinaryIO:
+    """Whatever this user may read."""
+    return path.open("rb")
 
 
 class SeenEntry(Protocol):

@@ -18,7 +18,7 @@ from uploader.errors import InputError
 from uploader.model.digest import Digest
 from uploader.model.package import Blob, Content, Package, PackageId, Platform, Tree
 from uploader.model.reference import Tag, parse_tag, tag_from
-from uploader.sources.base import Loaded
+from uploader.sources.base import Loaded, OpenFile, open_any
 from uploader.sources.graph_format import SCHEMA, Header, PackageEntry, PlatformEntry, checked, graph_schema, shown
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class GraphFile:
     path: Path | None
     document_bytes: int = 1 << 30
     line_bytes: int = 16 << 20
+    open_file: OpenFile = open_any
 
     def load(self) -> Loaded:
         """Read and check it all; raises InputError. Whether the paths exist is found out later."""
@@ -51,7 +52,7 @@ class GraphFile:
                 if sys.stdin is None:
                     raise InputError("standard input is closed: pipe the graph in, or name its file")
                 return self.read(sys.stdin.buffer, name, Path())
-            with self.path.open("rb") as stream:
+            with self.open_file(self.path) as stream:
                 return self.read(stream, name, self.path.parent)
         except OSError as error:
             is_folder = isinstance(error, IsADirectoryError)

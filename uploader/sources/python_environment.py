@@ -7,12 +7,13 @@ dependencies what it requires of the other distributions there. The environment 
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 import re
 import sys
 from dataclasses import dataclass
-from importlib.metadata import Distribution
+from importlib.metadata import PathDistribution
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +25,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from uploader.errors import InputError
 from uploader.model.package import Package, PackageId, Platform, Tree
 from uploader.model.reference import tag_from
-from uploader.sources.base import Loaded
+from uploader.sources.base import Loaded, OpenFile, open_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -53,13 +54,14 @@ class PythonEnvironment:
     """A virtual environment, a prefix such as /usr, or a folder of distributions."""
 
     prefix: Path
+    open_file: OpenFile = open_any
 
     def load(self) -> Loaded:
         """Read the metadata of all distributions; raises InputError where there are none."""
         source = f"python:{self.prefix}"
         prefix = "/" + os.path.abspath(self.prefix).lstrip("/")  # noqa: PTH100 (symbolic links stay)
         notes: list[str] = []
-        found = _distributions(Path(prefix), source, notes)
+        found = _distributions(Path(prefix), source, notes, self.open_file)
         needs, circles = cut_circles({name: _needs(name, found) for name in found})
         notes += circles
         ids = {name: PackageId(f"{name}-{one.version}") for name, one in found.items()}
@@ -111,7 +113,9 @@ class _Installed:
 # --- finding and reading ---------------------------------------------------------------------------------
 
 
-def _distributions(prefix: Path, source: str, notes: list[str]) -> dict[NormalizedName, _Installed]:
+def _distributions(
+    prefix: Path, source: str, notes: list[str], open_file: OpenFile
+) -> dict[NormalizedName, _Installed]:
     """By name, sorted; of two distributions with one name the first on the path counts."""
     if not os.path.isdir(prefix):  # noqa: PTH112 (also answers for names that cannot be)
         raise InputError(f"{source}: there is no such folder: write python:PREFIX, such as python:.venv")
@@ -125,7 +129,7 @@ def _distributions(prefix: Path, source: str, notes: list[str]) -> dict[Normaliz
                 notes.append(f"{info.name} is left out: a link leads out of {prefix} to it")
                 continue
             try:
-                one = _read(info, environment, notes)
+                one = _read(_Metadata(info, open_file), environment, notes)
             except (OSError, ValueError, KeyError) as error:
                 notes.append(f"{info.name} is left out, its metadata is broken: {error}")
                 continue
@@ -172,9 +176,26 @@ def _marker_environment(site: Path) -> dict[str, str]:
     return environment
 
 
-def _read(info: Path, environment: Mapping[str, str], notes: list[str]) -> _Installed:
+class _Metadata(PathDistribution):
+    """The metadata of a distribution; its files are opened by `open_file`."""
+
+    def __init__(self, folder: Path, open_file: OpenFile) -> None:
+        super().__init__(folder)
+        self.folder = folder
+        self._open_file = open_file
+
+    def read_text(self, filename: str | os.PathLike[str]) -> str | None:
+        """The file's text; None where it is not there, or not to be read by this user."""
+        try:
+            with io.TextIOWrapper(self._open_file(self.folder / filename), "utf-8") as file:
+                return file.read()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+            return None
+
+
+def _read(distribution: _Metadata, environment: Mapping[str, str], notes: list[str]) -> _Installed:
     """Raises OSError, ValueError or KeyError where the metadata cannot be used."""
-    distribution = Distribution.at(info)
+    info = distribution.folder
     metadata = distribution.metadata
     title, version, licenses = (
         str((metadata.get_all(key) or [""])[0]) for key in ("Name", "Version", "License-Expression")
@@ -212,7 +233,7 @@ def _read(info: Path, environment: Mapping[str, str], notes: list[str]) -> _Inst
     )
 
 
-def _recorded(distribution: Distribution, info: Path) -> tuple[str, ...] | None:
+def _recorded(distribution: PathDistribution, info: Path) -> tuple[str, ...] | None:
     """The listed files as absolute paths; None without a list. (`Distribution.files` checks what is there
     in some versions of Python, and falls back to a list of sources.)"""
     if record := distribution.read_text("RECORD"):

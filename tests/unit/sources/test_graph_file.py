@@ -35,11 +35,11 @@ def document(*packages: object, **header: object) -> bytes:
     return json.dumps({**HEADER, **header, "packages": packages}).encode()
 
 
-def read(content: bytes, **limits: int) -> Loaded:
+def read(content: bytes, **limits: Any) -> Loaded:
     return GraphFile(None, **limits).read(io.BytesIO(content), "g.json", Path("/graphs"))
 
 
-def refusal(content: bytes, **limits: int) -> str:
+def refusal(content: bytes, **limits: Any) -> str:
     """What the user is told; always one line."""
     with pytest.raises(InputError) as caught:
         read(content, **limits)

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from uploader.errors import InputError
+from uploader.sources.base import OpenFile, open_any
 from uploader.sources.spack.places import database_at
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ class Database:
     records: Mapping[str, Record]
 
 
-def read_database(root: Path, *, most_bytes: int = LARGEST_BYTES) -> Database:
+def read_database(root: Path, *, most_bytes: int = LARGEST_BYTES, open_file: OpenFile = open_any) -> Database:
     """The database of the store at `root`; raises InputError where there is none, or it cannot be understood."""
     path = database_at(root)
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             content = stream.read(most_bytes + 1)
     except OSError as error:
         hint = "give the root of an installed store (as `spack config get config` says under install_tree)"

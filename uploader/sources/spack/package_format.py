@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uploader.errors import SourceError
 from uploader.oci.media_types import LAYER_TYPE
+from uploader.sources.base import OpenFile, open_any
 from uploader.sources.spack.layer import NewInspector, OldInspector, stale_trailer
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class SpackFormat:
     installations: Installations
     created: str
     fault: str = ""
+    open_file: OpenFile = open_any
     name: Literal["Spack"] = "Spack"
     codecs: frozenset[str] = frozenset({"gzip", "gzip-zlib", "none"})
     tag_proves_content: bool = True
@@ -89,7 +91,7 @@ class SpackFormat:
             raise SourceError(self.fault)
         path = self.root / ".spack" / "spec.json"
         try:
-            with path.open("rb") as stream:
+            with self.open_file(path) as stream:
                 content = stream.read(_LARGEST_SPEC + 1)
         except OSError as error:
             if not self.root.exists():

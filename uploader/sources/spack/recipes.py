@@ -12,6 +12,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from uploader.sources.base import OpenFile, open_any
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -32,9 +34,9 @@ class Verdict:
 _PLAIN: Final = Verdict(may_be_given=True)
 
 
-def judge_recipes(prefix: Path, name: str) -> Verdict:
+def judge_recipes(prefix: Path, name: str, open_file: OpenFile = open_any) -> Verdict:
     """What the recorded recipes of package `name` say; where there are several, the strictest."""
-    verdicts = [_judge_file(path) for path in _recipes(prefix / ".spack" / "repos", name)]
+    verdicts = [_judge_file(path, open_file) for path in _recipes(prefix / ".spack" / "repos", name)]
     return _strictest(verdicts)
 
 
@@ -61,9 +63,9 @@ def _strictest(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=lambda v: (v.may_be_given, bool(v.note) != v.may_be_given), default=_PLAIN)
 
 
-def _judge_file(path: Path) -> Verdict:
+def _judge_file(path: Path, open_file: OpenFile) -> Verdict:
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             source = stream.read(_LARGEST_BYTES)
     except OSError as error:
         return Verdict(may_be_given=True, note=f"its recipe cannot be read ({error.strerror}), so it is given")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uploader.errors import InputError
 from uploader.model.package import Absence, Package, PackageId, Tree
 from uploader.model.reference import Tag, parse_tag, tag_from
-from uploader.sources.base import Format, Loaded
+from uploader.sources.base import Format, Loaded, OpenFile, open_any
 from uploader.sources.spack.database import Database, Record, read_database
 from uploader.sources.spack.dependencies import (
     ALL,
@@ -51,11 +51,12 @@ class SpackStore:
     spack_root: str | None = None
     created: str = "1970-01-01T00:00:00+00:00"
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    open_file: OpenFile = open_any
 
     def load(self) -> Loaded:
         """Read the database, look for the prefixes, and choose; raises InputError."""
         source = f"spack:{self.root}"
-        database = read_database(self.root)
+        database = read_database(self.root, open_file=self.open_file)
         try:
             roots = choose_roots(database, self.specs)
         except InputError as error:
@@ -119,14 +120,14 @@ class _Reading:
         if place is None:
             return package, None
         created = self._store.created.replace("Z", "+00:00")
-        return package, SpackFormat(record, place, self._installations, created, fault)
+        return package, SpackFormat(record, place, self._installations, created, fault, self._store.open_file)
 
     def _absence(self, record: Record, place: Path | None) -> Absence | None:
         if place is None:
             return "not-installed"
         if self._store.private:
             return None
-        verdict = judge_recipes(place, record.name)
+        verdict = judge_recipes(place, record.name, self._store.open_file)
         if verdict.note:
             self._notes.append(f"{record}: {verdict.note}")
         return None if verdict.may_be_given else "not-redistributable"
