@@ -14,13 +14,13 @@ from yarl import URL
 
 from tests.component.a_daemon import a_job, working
 from uploader.errors import InputError, UnusableError
-from uploader.service.allowed import Allowed, RepositoryPattern
+from uploader.service.allowed import Allowed, LayoutPattern, RepositoryPattern
 from uploader.service.daemon_client import DaemonClient
 from uploader.service.http_api import ROUTES, Api, ApiSettings
 from uploader.service.http_reading import MOST_BODY_BYTES
 from uploader.service.http_server import Listen, listening
 from uploader.service.options import PushOptions
-from uploader.service.tokens import Caller, Tokens, read_tokens
+from uploader.service.tokens import ANYBODY, Caller, Tokens, read_tokens
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages
 
@@ -204,6 +204,26 @@ async def test_a_token_with_destinations_touches_no_job_to_elsewhere(tmp_path: P
         assert (await ask(f"{url}/{theirs}"))[0] == 401
         assert (await ask(f"{url}/{theirs}/cancel", "POST", Authorization="Bearer all"))[0] == 200
         assert (await ask(f"{url}:retry-dead", "POST", Authorization="Bearer all"))[0] == 202
+
+
+@pytest.mark.asyncio
+async def test_a_token_with_destinations_is_bound_to_its_layout_folders_too(tmp_path: Path) -> None:
+    root = tmp_path.resolve()  # noqa: ASYNC240
+    (root / "theirs").mkdir()
+    (root / "team").mkdir()
+    (root / "team" / "link").symlink_to(root / "theirs")
+    some = Caller("some", "full", (LayoutPattern(f"oci-layout:{root}/team/**"),))
+    callers = ((hashlib.sha256(b"all").hexdigest(), ANYBODY), (hashlib.sha256(b"some").hexdigest(), some))
+    async with working(tmp_path, tokens=Tokens(callers), allowed=Allowed((root,), (root,))) as works:
+        works.drain.set()
+        await works.ended.wait()
+        url, token = f"{works.url}/v1/jobs", {"Authorization": "Bearer some"}
+        for folder, status in (("team/x", 202), ("theirs/x", 403), ("team/link/x", 403)):
+            job = {**JOB, "to": f"oci-layout:{root / folder}"}
+            assert (await ask(url, "POST", job, **token))[0] == status, folder
+            given = (await ask(url, "POST", job, Authorization="Bearer all"))[1]["id"]
+            assert (await ask(f"{url}/{given}/cancel", "POST", **token))[0] == (200 if status == 202 else 403)
+        assert (await ask(url, "POST", JOB, **token))[0] == 403
 
 
 @pytest.mark.asyncio

@@ -34,7 +34,7 @@ from anyio import from_thread, to_thread
 from uploader.errors import FULL_DISK, InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
 from uploader.layout.index import json_object, media_type_of, tags_in, with_tags
 from uploader.model.descriptor import Descriptor
-from uploader.model.digest import Digest
+from uploader.model.digest import ALGORITHMS, Digest
 from uploader.model.outcome import Traffic
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import OCI_INDEX
@@ -58,6 +58,9 @@ _STALE_SECONDS: Final = 24 * 3600
 _PAUSES: Final = 9  # times the cost of writing index.json, before it is written again
 _LARGEST_INDEX_BYTES: Final = 256 * 1024 * 1024
 _EMPTY_INDEX: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}'.encode()
+
+PARTS: Final = (_LOCK, "oci-layout", "index.json", "blobs", *(f"blobs/{algorithm}" for algorithm in ALGORITHMS))
+"""What a layout folder may have that others could have put a link to elsewhere in place of."""
 
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from uploader.errors import InputError, SourceError
+from uploader.layout.folder import PARTS
 from uploader.model.package import Blob, Tree
 from uploader.model.reference import LayoutFolder, Repository, parse_destination, parse_image
 from uploader.sources.base import GraphFileReference, PythonReference, SpackReference, parse_source
 from uploader.sources.spack.places import database_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from uploader.model.package import Package
     from uploader.model.reference import Destination
     from uploader.service.job_format import PushJob
 
+_LAYOUT: Final = "oci-layout:"
 _WILD: Final = re.compile(r"(\*\*|\*)")
 _CACHED_FOLDERS: Final = 65536
 _LOOK: Final = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_CLOEXEC
@@ -39,24 +41,55 @@ class RepositoryPattern:
     text: str
 
     def __post_init__(self) -> None:
+        if self.text.startswith(_LAYOUT):
+            raise InputError(f"{self.text!r} is a layout folder: the daemon allows those by --dest-root")
         scheme, separator, _ = self.text.partition("://")
         if not self.text or (separator and scheme not in {"oci", "oci+http"}):
             raise InputError(f"{self.text!r} is no pattern of destinations: write oci://HOST/NAME/*, or HOST/**")
 
-    def matches(self, repository: Repository) -> bool:
-        """Whether the repository is one of them."""
-        scheme, separator, rest = self.text.partition("://")
-        if (scheme if separator else "oci") != ("oci" if repository.registry.scheme == "https" else "oci+http"):
+    def matches(self, destination: Destination) -> bool:
+        """Whether the destination is one of these repositories."""
+        if not isinstance(destination, Repository):
             return False
-        wild = {"*": "[^/]*", "**": ".*"}
-        parts = _WILD.split((rest if separator else self.text).lower())
-        pattern = "".join(wild.get(part) or re.escape(part) for part in parts)
-        return re.fullmatch(pattern, f"{repository.registry.host}/{repository.name}") is not None
+        scheme, separator, rest = self.text.partition("://")
+        if (scheme if separator else "oci") != ("oci" if destination.registry.scheme == "https" else "oci+http"):
+            return False
+        pattern = (rest if separator else self.text).lower()
+        return _matches(pattern, f"{destination.registry.host}/{destination.name}")
 
 
-def may_go_to(patterns: tuple[RepositoryPattern, ...] | None, repository: Repository) -> bool:
+@dataclass(frozen=True, slots=True)
+class LayoutPattern:
+    """Layout folders by where they really lie, links followed: `oci-layout:/srv/team/*`, with the same wild cards."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.startswith(f"{_LAYOUT}/"):
+            raise InputError(f"{self.text!r} is no pattern of layout folders: write {_LAYOUT}/ABSOLUTE/PATH/*")
+
+    def matches(self, destination: Destination) -> bool:
+        """Whether the destination is one of these folders."""
+        path = self.text.removeprefix(_LAYOUT)
+        return isinstance(destination, LayoutFolder) and _matches(path, str(destination.path))
+
+
+DestinationPattern = RepositoryPattern | LayoutPattern
+
+
+def destination_pattern(text: str) -> DestinationPattern:
+    """Either kind; raises InputError."""
+    return LayoutPattern(text) if text.startswith(_LAYOUT) else RepositoryPattern(text)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    wild = {"*": "[^/]*", "**": ".*"}
+    return re.fullmatch("".join(wild.get(part) or re.escape(part) for part in _WILD.split(pattern)), name) is not None
+
+
+def may_go_to(patterns: Sequence[DestinationPattern] | None, destination: Destination) -> bool:
     """Whether one of the patterns allows it; None allows any."""
-    return patterns is None or any(pattern.matches(repository) for pattern in patterns)
+    return patterns is None or any(pattern.matches(destination) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,20 +196,32 @@ class Allowed:
             case _:
                 raise InputError(f"source {text[:200]!r} is of a kind that a job cannot have")
 
-    def _destination(self, text: str) -> Destination:
+    def where(self, text: str) -> Destination:
+        """The destination; a layout folder as it really lies. Raises InputError for one below no dest root."""
         match parse_destination(text):
             case LayoutFolder(path):
-                return LayoutFolder(self._below(path, self.dest_roots, f"destination {text!r}", "--dest-root"))
-            case Repository() as repository:
-                if not may_go_to(self.destinations, repository):
-                    raise InputError(f"destination {repository}: no --allow-destination of the daemon allows it")
+                return self._layout(path, self.dest_roots, f"destination {text!r}", "--dest-root")
+            case repository:
                 return repository
+
+    def _destination(self, text: str) -> Destination:
+        where = self.where(text)
+        if isinstance(where, Repository) and not may_go_to(self.destinations, where):
+            raise InputError(f"destination {where}: no --allow-destination of the daemon allows it")
+        return where
+
+    def _layout(self, path: Path, roots: tuple[Path, ...], what: str, option: str) -> LayoutFolder:
+        """A folder that is allowed; so are its parts, which may be links of their own."""
+        folder = self._below(path, roots, what, option)
+        for part in PARTS:
+            self._below(folder / part, roots, f"{part} of {what}", option)
+        return LayoutFolder(folder)
 
     def _check_base_image(self, text: str) -> None:
         """What is read with the daemon's login lands where the job says: so it is no other than what it may write."""
         match parse_image(text).where:
             case LayoutFolder(path):
-                self._below(path, self.source_roots, f"base image {text!r}", "--source-root")
+                self._layout(path, self.source_roots, f"base image {text!r}", "--source-root")
             case Repository() as repository:
                 if not may_go_to(self.destinations, repository):
                     raise InputError(f"base image {text}: no --allow-destination of the daemon allows its repository")

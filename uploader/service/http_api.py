@@ -34,6 +34,7 @@ from uploader.version import __version__
 
 if TYPE_CHECKING:
     from uploader.jobs import Job, JobEvent, JobStore, Submitted
+    from uploader.model.reference import Destination
     from uploader.service.allowed import Allowed
     from uploader.service.daemon import Daemon
     from uploader.service.options import PushOptions
@@ -107,8 +108,8 @@ class Api:
 
     def _read(self, caller: Caller, key: str | None, document: object, place: str) -> PushJob:
         job = read_job(document, self._settings.defaults)
-        self._settings.allowed.admit(job)
-        _check_caller(caller, job)
+        admitted = self._settings.allowed.admit(job)
+        _check_caller(caller, job, parse_destination(admitted.to))
         return job if job.key is not None or not key else replace(job, key=f"{key}{place}")
 
     async def jobs(self, request: web.Request) -> web.Response:
@@ -168,7 +169,9 @@ class Api:
         """The job, which must be one that the caller could have submitted."""
         job = await self._find(request)
         if request[_CALLER].destinations is not None:
-            _check_caller(request[_CALLER], read_payload(job.payload))
+            content = read_payload(job.payload)
+            where = await anyio.to_thread.run_sync(self._settings.allowed.where, content.to)
+            _check_caller(request[_CALLER], content, where)
         return job
 
     # -- events
@@ -342,13 +345,16 @@ def _check_speaks_for_all(caller: Caller) -> None:
         raise Refused(403, f"the token {caller.name!r} has destinations of its own, and this is about everybody's jobs")
 
 
-def _check_caller(caller: Caller, job: PushJob) -> None:
-    """Beside what the daemon allows. A base image is read with the daemon's login: so only from where one may write."""
-    places = [parse_destination(job.to)]
+def _check_caller(caller: Caller, job: PushJob, where: Destination) -> None:
+    """Beside what the daemon allows; `where` is the job's destination, as it really lies.
+
+    A base image is read with the daemon's login: so only from where one may write.
+    """
+    places = [where]
     if isinstance(image := job.options.get("base_image"), str):
-        places.append(parse_image(image).where)
+        places += [place for place in (parse_image(image).where,) if isinstance(place, Repository)]
     for place in places:
-        if isinstance(place, Repository) and not caller.may_push_to(place):
+        if not caller.may_push_to(place):
             raise Refused(403, f"the token {caller.name!r} may not push to {place}")
 
 

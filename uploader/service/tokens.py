@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uploader.errors import InputError
-from uploader.service.allowed import RepositoryPattern, may_go_to
+from uploader.service.allowed import DestinationPattern, destination_pattern, may_go_to
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from uploader.model.reference import Repository
+    from uploader.model.reference import Destination
 
 Scope = Literal["read", "full"]
 
@@ -32,11 +32,11 @@ class Caller:
 
     name: str
     scope: Scope
-    destinations: tuple[RepositoryPattern, ...] | None = None
+    destinations: tuple[DestinationPattern, ...] | None = None
 
-    def may_push_to(self, repository: Repository) -> bool:
-        """Beside what the daemon allows."""
-        return may_go_to(self.destinations, repository)
+    def may_push_to(self, destination: Destination) -> bool:
+        """Beside what the daemon allows; a layout folder is given as it really lies."""
+        return may_go_to(self.destinations, destination)
 
 
 ANYBODY: Final = Caller("anybody", "full")
@@ -89,5 +89,5 @@ def _caller(path: Path, number: int, entry: Any) -> tuple[str, Caller]:
         raise InputError(f'{where}: scope is "read" or "full"')
     if patterns is not None and not (isinstance(patterns, list) and all(isinstance(one, str) for one in patterns)):
         raise InputError(f'{where}: destinations is a list such as ["ghcr.io/org/**"]')
-    allowed = None if patterns is None else tuple(map(RepositoryPattern, patterns))
+    allowed = None if patterns is None else tuple(map(destination_pattern, patterns))
     return digest.lower(), Caller(name, scope, allowed)

@@ -7,7 +7,7 @@ import pytest
 from uploader.errors import InputError
 from uploader.model.package import Blob, Tree
 from uploader.model.reference import Repository, parse_destination
-from uploader.service.allowed import Allowed, RepositoryPattern
+from uploader.service.allowed import Allowed, RepositoryPattern, destination_pattern
 from uploader.service.job_format import PushJob
 from uploader.testing.packages import a_package
 
@@ -69,6 +69,50 @@ def test_layout_folders_need_a_dest_root(tmp_path: Path) -> None:
     assert allowed.admit(job).to == job.to
     with pytest.raises(InputError, match="--dest-root"):
         allowed.admit(PushJob(("graph.json",), f"oci-layout:{tmp_path}/link/etc"))
+
+
+@pytest.mark.parametrize("part", ["blobs", "blobs/sha256", "index.json", "oci-layout", ".uploader-lock"])
+def test_layout_folder_with_a_part_that_leads_out_is_refused(tmp_path: Path, part: str) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    outside.mkdir()
+    link = inside / "cache" / part
+    link.parent.mkdir(parents=True)
+    link.symlink_to(inside / "elsewhere")
+    allowed = Allowed((inside,), (inside,))
+    job = PushJob(("graph.json",), f"oci-layout:{inside}/cache")
+    assert allowed.admit(job).to == job.to
+    based = PushJob(("graph.json",), "oci://host/x", {"base_image": f"oci-layout:{inside}/cache:1"})
+    allowed.admit(based)
+    link.unlink()
+    link.symlink_to(outside)
+    with pytest.raises(InputError, match=f"{part} of destination .*--dest-root"):
+        allowed.admit(job)
+    with pytest.raises(InputError, match=f"{part} of base image .*--source-root"):
+        allowed.admit(based)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "allowed"),
+    [
+        ("oci-layout:/srv/team/*", "/srv/team/cache", True),
+        ("oci-layout:/srv/team/*", "/srv/team/a/b", False),
+        ("oci-layout:/srv/team/**", "/srv/team/a/b", True),
+        ("oci-layout:/srv/t*", "/srv/Team", False),
+        ("**", "/srv/team", False),
+        ("oci-layout:/**", "oci://host/srv", False),
+    ],
+)
+def test_patterns_of_layout_folders(pattern: str, path: str, allowed: bool) -> None:
+    destination = parse_destination(path if "://" in path else f"oci-layout:{path}")
+    assert destination_pattern(pattern).matches(destination) is allowed
+
+
+@pytest.mark.parametrize("pattern", ["oci-layout:", "oci-layout:team/*"])
+def test_pattern_of_layout_folders_is_absolute_and_for_tokens_only(pattern: str) -> None:
+    with pytest.raises(InputError, match="ABSOLUTE"):
+        destination_pattern(pattern)
+    with pytest.raises(InputError, match="--dest-root"):
+        RepositoryPattern(f"oci-layout:/{pattern}")
 
 
 @pytest.mark.parametrize("image", ["host/secret:1", "oci-layout:/etc:tag"])
