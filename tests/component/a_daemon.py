@@ -84,6 +84,7 @@ async def working(
     chance: float = 0.0,
     state: bool = False,
     body_seconds: float = 60.0,
+    head_seconds: float = 75.0,
     place: StorePlace | None = None,
 ) -> AsyncIterator[Works]:
     """`chance` 0 makes every back-off end at once; `place` is where the jobs are, SQLite in `tmp_path` by default."""
@@ -99,7 +100,8 @@ async def working(
                 replace(settings or DaemonSettings(drain_seconds=0.0), lease_wait_seconds=0.1),
                 chance=lambda: chance,
             )
-            http = Api(store, daemon, ApiSettings(allowed, options, tokens, body_seconds=body_seconds))
+            limits = ApiSettings(allowed, options, tokens, body_seconds=body_seconds, head_seconds=head_seconds)
+            http = Api(store, daemon, limits)
             async with listening(http, LOCAL) as url, anyio.create_task_group() as group:
                 works = Works(store, daemon, url, anyio.Event())
                 group.start_soon(_run, works)

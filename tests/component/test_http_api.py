@@ -249,6 +249,22 @@ async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> No
 
 
 @pytest.mark.asyncio
+async def test_the_head_of_a_request_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    """Else a thousand connections that send a line each are held for ever."""
+    async with working(tmp_path, head_seconds=0.5) as works:
+        host, port = str(URL(works.url).host), int(URL(works.url).port or 0)
+        half = f"GET /livez HTTP/1.1\r\nHost: {host}\r\n".encode()
+        async with await anyio.connect_tcp(host, port) as first, await anyio.connect_tcp(host, port) as second:
+            await first.send(half)
+            await second.send(half + b"\r\n" + half)
+            assert (await second.receive()).startswith(b"HTTP/1.1 200 ")
+            with anyio.fail_after(10):
+                for connection in (first, second):
+                    async for _ in connection:
+                        pass  # until it is closed
+
+
+@pytest.mark.asyncio
 async def test_a_paused_daemon_begins_no_job_until_it_is_resumed(tmp_path: Path) -> None:
     graph = write_packages(tmp_path / "graph", {"a": []})
     async with FakeRegistry() as registry, working(tmp_path) as works:

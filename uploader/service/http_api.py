@@ -51,13 +51,18 @@ Handler = Callable[["Api", web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """What jobs may be, how often they are tried, and who may ask; without tokens anybody who can reach us."""
+    """What jobs may be, how often they are tried, and who may ask; without tokens anybody who can reach us.
+
+    A body must be whole within `body_seconds`; the head of a request `head_seconds` after the connection was made, or
+    the request before it answered. Proxies give up idle connections after a minute, so that is longer.
+    """
 
     allowed: Allowed
     defaults: PushOptions
     tokens: Tokens | None = None
     max_attempts: int = 5
     body_seconds: float = 60.0
+    head_seconds: float = 75.0
 
 
 class Api:
@@ -65,6 +70,7 @@ class Api:
 
     def __init__(self, store: JobStore, daemon: Daemon, settings: ApiSettings) -> None:
         self.closing = False
+        self.head_seconds = settings.head_seconds
         self._store = store
         self._daemon = daemon
         self._settings = settings

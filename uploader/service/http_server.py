@@ -52,7 +52,9 @@ class Listen:
 @asynccontextmanager
 async def listening(api: Api, listen: Listen) -> AsyncIterator[str]:
     """Serve until the block ends; gives the URL, with the port that was found where 0 was asked for."""
-    runner = web.AppRunner(api.app(), access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+    runner = web.AppRunner(
+        api.app(), access_log=None, shutdown_timeout=_CLOSE_SECONDS, keepalive_timeout=api.head_seconds
+    )
     await runner.setup()
     try:
         site: web.BaseSite = web.TCPSite(runner, listen.host, listen.port)
