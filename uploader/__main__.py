@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+
+_GARBAGE_AT_ONCE = 100_000
 
 
 def main() -> None:
@@ -12,6 +15,7 @@ def main() -> None:
 
         print(f"uploader {__version__}")
         return
+    gc.set_threshold(_GARBAGE_AT_ONCE)  # what is imported, and what a push makes, is needed to its end
     from uploader.cli.main import run  # noqa: PLC0415
 
     run()

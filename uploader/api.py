@@ -15,12 +15,10 @@ from uploader.errors import StoppedError, UploaderError
 from uploader.model.reference import Repository, parse_destination
 from uploader.model.selection import Part, select
 from uploader.service.batch import Task, run_push
-from uploader.service.heal import HealTask, run_heal
 from uploader.service.images import ImageMaker
 from uploader.service.options import PushOptions
 from uploader.service.rehearsal import rehearsed
 from uploader.service.sharing import Beside
-from uploader.service.verify import VerifyTask, run_verify, silent
 from uploader.sources.base import OpenFile, open_any, parse_source
 from uploader.sources.merge import Merged, merge
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from uploader.service.report import Report
     from uploader.service.sharing import Shared
     from uploader.service.spack_index import IndexOutcome
+    from uploader.service.verify import VerifyTask
     from uploader.service.verify_report import VerifyReport
 
 _T = TypeVar("_T")
@@ -79,7 +78,7 @@ async def verify(
     options: PushOptions | None = None,
     *,
     deep: bool = False,
-    progress: Callable[[int, int, int], None] = silent,
+    progress: Callable[[int, int, int], None] | None = None,
     stop: anyio.Event | None = None,
 ) -> VerifyReport:
     """Whether what the tags of `to` point at is there and agrees: every tag, or those of the packages of `sources`.
@@ -88,13 +87,15 @@ async def verify(
     hashes what it reads. `progress` is told how many tags are done, of how many, and how
     many are damaged. Raises InputError; when the registry cannot be used at all, the report's `error` says so.
     """
+    from uploader.service.verify import run_verify, silent  # noqa: PLC0415  (a push needs none of it)
+
     options = options or PushOptions()
     reference = parse_destination(to)
     task, _ = await _what_to_verify(sources, to, options, deep=deep)
     with wiring.open_record(options) as record:
         opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True, record=record)
         task = _with_problem(task, record)
-        return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress)
+        return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress or silent)
 
 
 async def heal(
@@ -105,7 +106,7 @@ async def heal(
     deep: bool = False,
     dry_run: bool = False,
     emit: Emit = _ignore,
-    progress: Callable[[int, int, int], None] = silent,
+    progress: Callable[[int, int, int], None] | None = None,
     stop: anyio.Event | None = None,
 ) -> HealReport:
     """Complete the manifests of `to` whose missing layers are there now; with `sources`, push what is gone or damaged.
@@ -113,6 +114,9 @@ async def heal(
     `options` are those of the push that filled it, so that what is made anew is the same. `dry_run` writes nothing.
     Raises as `verify` does.
     """
+    from uploader.service.heal import HealTask, run_heal  # noqa: PLC0415  (as in `verify`)
+    from uploader.service.verify import silent  # noqa: PLC0415
+
     options = options or PushOptions()
     stop = stop or anyio.Event()
     reference = parse_destination(to)
@@ -130,7 +134,7 @@ async def heal(
 
         task = _with_problem(replace(task, tags=None), record)
         healing = HealTask(task, push_again if loaded else None, dry_run)
-        return await run_heal(healing, opened, stop=stop, progress=progress)
+        return await run_heal(healing, opened, stop=stop, progress=progress or silent)
 
 
 async def push_beside(
@@ -255,6 +259,8 @@ async def _what_to_verify(
     sources: str | Sequence[str], to: str, options: PushOptions, *, deep: bool
 ) -> tuple[VerifyTask, tuple[Merged, frozenset[PackageId]] | None]:
     """The task, and what was loaded from the sources, if there are any."""
+    from uploader.service.verify import VerifyTask  # noqa: PLC0415
+
     names = (sources,) if isinstance(sources, str) else tuple(sources)
     where = str(parse_destination(to))
     if not names:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -52,7 +51,6 @@ DEST is one of:
   oci-layout:PATH                 an OCI image layout folder; needs no server
 """
 
-_GARBAGE_AT_ONCE = 100_000
 _PUSH_HELP = f"""Push the packages of SOURCE… to DEST: all layers in parallel, and each package's manifest as soon
 as its layers have settled. One failure stops nothing else; whatever is missing is reported.
 {_SOURCES}
@@ -125,7 +123,6 @@ class _Call:
 def _carry_out(call: _Call, given: dict[str, Any]) -> None:
     report_file: Path | None = given.pop("report")
     style: Style = given.pop("progress")
-    gc.set_threshold(_GARBAGE_AT_ONCE)  # what a push makes is mostly needed to its end: looking often finds nothing
     try:
         check_writable(report_file)
         options = _push_options(given)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from uploader.service.options import PushOptions
     from uploader.service.tokens import Tokens
 
+_GARBAGE_AT_ONCE = 2_000
 _HELP = """The daemon: takes in pushes as jobs, and carries them out. Nothing that it took in is lost.
 
 \b
@@ -176,6 +178,7 @@ def _work(plan: _Plan) -> Callable[[anyio.Event], Awaitable[None]]:
         from uploader.service.intake import Taker, take_in  # noqa: PLC0415
         from uploader.service.systemd import Systemd  # noqa: PLC0415
 
+        gc.set_threshold(_GARBAGE_AT_ONCE)  # it lives long: not as seldom as a push
         systemd = Systemd()
         async with open_store(plan.jobs_url, name=plan.name) as store:
             with wiring.share(plan.options, _environment(plan)) as shared:

@@ -428,7 +428,7 @@ def can_continue(descriptor: Descriptor, profile: Profile) -> bool:
 
 
 def _quoted(descriptor: Descriptor) -> str:
-    return quote(str(descriptor.digest), safe="")
+    return str(descriptor.digest).replace(":", "%3A")
 
 
 def _codes(answer: Response, profile: Profile) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from uploader.model.package import Blob
 
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 1024 * 1024  # a hash lets go of the interpreter's lock, and waits for it again, once for each
 _HEAD_BYTES: Final = 512  # a tar's first block
 _NOTHING: Final = Digest.of(b"")
 _SKIPPABLE = range(0x50, 0x60)  # zstd frames that hold no content begin with one of these
@@ -123,7 +123,12 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
     decode = None
     if wants_diff_id and (compression != "none" or _algorithm(blob.diff_id) != blob_hash.name):
         tar_hash = hashlib.new(_algorithm(blob.diff_id))
-        decode = decoder(compression, tar_hash.update, file.name)
+
+        def take(tar: bytes | memoryview) -> None:
+            stop_if(cancelled)  # a chunk may hold a thousand times its size
+            tar_hash.update(tar)
+
+        decode = decoder(compression, take, file.name)
     for chunk in _chunks(file, cancelled):
         blob_hash.update(chunk)
         if decode is not None:
@@ -144,7 +149,7 @@ def measure(file: FileBody, blob: Blob, *, check_diff_id: bool = False, cancelle
 
 def _chunks(file: FileBody, cancelled: IsCancelled) -> Iterator[memoryview]:
     """The file's content, in a buffer that is used again."""
-    buffer = memoryview(bytearray(_READ_BYTES))
+    buffer = memoryview(bytearray(min(_READ_BYTES, file.size)))
     offset = 0
     while offset < file.size:
         stop_if(cancelled)

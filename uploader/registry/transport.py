@@ -24,6 +24,7 @@ from uploader.errors import InputError, RegistryError, SourceError, UnusableErro
 from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
 from uploader.registry.meter import Meter
 from uploader.registry.reach import InwardError, Reach
+from uploader.registry.timing import loop_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from uploader.registry.certificates import Certificates
 
 _PIECE_BYTES = 256 * 1024
+_QUICK_PIECE_BYTES = 1024 * 1024
+_QUICK_SECONDS = 0.1
 _PIECE_IN_BYTES = 64 * 1024
 _REDIRECTS = 5
 _WRITES = frozenset({"POST", "PUT", "PATCH"})
@@ -52,8 +55,8 @@ _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 class Timeouts:
     """Time limits in seconds. `answer`: after the body, plus a second per 10 MB of it.
 
-    `stall`: so long may a piece of a body take (256 KiB on its way out, 64 KiB on its way in): a transfer that is
-    slower than that, 1 to 4 kB/s, counts as stalled although some bytes still move.
+    `stall`: so long may a piece of a body take (256 KiB on its way out, 1 MiB where that took no time; 64 KiB on its
+    way in): a transfer that is slower than that, 1 to 4 kB/s, counts as stalled although some bytes still move.
     """
 
     connect: float = 8.0
@@ -69,7 +72,7 @@ class _Watch:
         self._left = size
         self._came_in = 0
         self._answer = timeouts.answer + size / 10e6
-        self.scope = anyio.CancelScope(deadline=anyio.current_time() + (timeouts.stall if size else self._answer))
+        self.scope = anyio.CancelScope(deadline=loop_time() + (timeouts.stall if size else self._answer))
 
     @property
     def complete(self) -> bool:
@@ -85,12 +88,14 @@ class _Watch:
         self._came_in += count
         if self._came_in >= _PIECE_IN_BYTES:
             self._came_in = 0
-            self.scope.deadline = anyio.current_time() + self._timeouts.stall
+            self.scope.deadline = loop_time() + self._timeouts.stall
 
-    def sent(self, count: int) -> None:
+    def sent(self, count: int) -> float:
+        """So many bytes more have gone out, now: the loop's time."""
+        now = loop_time()
         self._left -= count
-        limit = self._timeouts.stall if self._left > 0 else self._answer
-        self.scope.deadline = anyio.current_time() + limit
+        self.scope.deadline = now + (self._timeouts.stall if self._left > 0 else self._answer)
+        return now
 
 
 class _SliceBody(payload.Payload):
@@ -110,6 +115,7 @@ class _SliceBody(payload.Payload):
         offset, end = self._piece.offset, self._piece.offset + self._piece.length
         limit = self._meter.limit
         most = limit.piece(_PIECE_BYTES) if limit else _PIECE_BYTES
+        began = loop_time()
         if limit is not None:
             writer.send_headers()  # before the wait for the body's turn, or a token may have ended when they arrive
         while offset < end:
@@ -124,8 +130,11 @@ class _SliceBody(payload.Payload):
             await writer.write(content)
             await writer.drain()
             offset += length
-            self._watch.sent(length)
+            now = self._watch.sent(length)
             self._meter.sent(length)
+            if limit is None:  # what a piece costs us counts only where the network costs less
+                most = _QUICK_PIECE_BYTES if now - began < _QUICK_SECONDS else _PIECE_BYTES
+                began = now
 
 
 class Transport:

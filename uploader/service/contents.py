@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from uploader.errors import FULL_DISK, SourceError
 from uploader.model.package import Blob, Package, Tree
+from uploader.packing.cancelling import Cancelled
 from uploader.packing.pack import pack
 from uploader.packing.ready import FileBody, measure
 from uploader.packing.tree import fingerprint
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from uploader.sources.base import Format
 
 _T = TypeVar("_T")
+
+_SMALL_BYTES = 256 * 1024
+_QUICK_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,17 @@ class PackingRules:
 
 
 class Contents:
-    """The layers of packages. Work that needs a processor runs in threads, no more than there are processors."""
+    """The layers of packages. Work that needs a processor runs in threads, no more than there are processors.
+
+    Save where a thread costs more than the work: a small file is read at once while opening files takes no time.
+    Mutable: whether that is so.
+    """
 
     def __init__(self, record: Record, rules: PackingRules, *, threads: int | None = None) -> None:
         self._record = record
         self._rules = rules
         self._processors = anyio.CapacityLimiter(threads or os.cpu_count() or 1)
+        self._opens_quickly = False
 
     async def recall(self, package: Package) -> Layer | None:
         """The layer of a tree that has not changed since it was packed last; the files are not read.
@@ -99,14 +108,37 @@ class Contents:
     async def _open_blob(self, blob: Blob, *, afresh: bool) -> tuple[Layer, FileBody]:
         measured = time.time_ns()
         if not afresh and self._record.has_file(_file_key(blob)):
-            body = await anyio.to_thread.run_sync(FileBody.at, blob.path)
+            body = await self._open_file(blob.path)
             known = self._record.layer_of_file(_file_key(blob), FileState.of(body.status, measured))
             if known is not None and _agrees(known, blob):
                 return known, body
             body.close()
-        layer, body = await self._work(_open_and_measure, blob, check_diff_id=self._rules.check_diff_ids)
+        body = await self._open_file(blob.path)
+        try:
+            layer = await self._measure(body, blob)
+        except BaseException:
+            body.close()
+            raise
         self._record.remember_file(_file_key(blob), FileState.of(body.status, measured), layer)
         return layer, body
+
+    async def _open_file(self, path: Path) -> FileBody:
+        """In a thread, unless the one before took no time; on a file system over a network it may."""
+        if self._opens_quickly:
+            body, seconds = _open_timed(path)
+        else:
+            body, seconds = await anyio.to_thread.run_sync(_open_timed, path)
+        self._opens_quickly = seconds < _QUICK_SECONDS
+        return body
+
+    async def _measure(self, body: FileBody, blob: Blob) -> Layer:
+        """In a thread, unless it is a matter of a moment; a small file may still hold a large tar."""
+        work = partial(measure, body, blob, check_diff_id=self._rules.check_diff_ids)
+        if self._opens_quickly and body.size <= _SMALL_BYTES:
+            end = time.perf_counter() + _QUICK_SECONDS
+            with suppress(Cancelled):
+                return work(cancelled=lambda: time.perf_counter() > end)
+        return await self._work(work)
 
     def names_content(self, package: Package) -> bool:
         """Whether the package's tag holds its own hash: then what the tag points at is its layer."""
@@ -171,13 +203,10 @@ class Contents:
         return await anyio.to_thread.run_sync(work, limiter=self._processors)
 
 
-def _open_and_measure(blob: Blob, *, check_diff_id: bool, cancelled: Callable[[], bool]) -> tuple[Layer, FileBody]:
-    body = FileBody.at(blob.path)
-    try:
-        return measure(body, blob, check_diff_id=check_diff_id, cancelled=cancelled), body
-    except BaseException:
-        body.close()
-        raise
+def _open_timed(path: Path) -> tuple[FileBody, float]:
+    """The file, opened, and how many seconds it took."""
+    began = time.perf_counter()
+    return FileBody.at(path), time.perf_counter() - began
 
 
 def _pack_with_format(

@@ -6,18 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+import anyio.to_thread
+
 from uploader.errors import SourceError
+from uploader.packing.ready import FileBody
 from uploader.service.contents import Contents
 from uploader.service.uploads import RepositoryUploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import anyio
+    from pathlib import Path
 
     from uploader.model.descriptor import Layer
     from uploader.model.package import Blob, Tree
-    from uploader.packing.ready import FileBody
     from uploader.record import Record
     from uploader.registry.shared import RegistryPool
     from uploader.service.allowed import Allowed
@@ -45,6 +46,10 @@ class SharedContents(Contents):
                 body.close()
                 raise SourceError(f"read {str(blob.path)!r}: it was replaced by another file meanwhile; try again")
         return layer, body
+
+    async def _open_file(self, path: Path) -> FileBody:
+        """Always in a thread: a file system that hangs must not stop the other pushes."""
+        return await anyio.to_thread.run_sync(FileBody.at, path)
 
     @contextmanager
     def _held(self, tree: Tree) -> Iterator[Tree]:

@@ -180,7 +180,7 @@ def test_a_trusted_diff_id_saves_the_decompression(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_measured_is_an_error(tmp_path: Path, change: Callable[[Path], object]) -> None:
     path = tmp_path / "blob"
     path.write_bytes(TAR)
-    calls = iter([False, False, False])
+    calls = iter([False])
 
     def change_in_the_middle() -> bool:
         if next(calls, True) and path.stat().st_size == len(TAR):
@@ -317,3 +317,12 @@ def test_what_cannot_be_opened_is_an_error(tmp_path: Path, make: Callable[[Path]
     make(tmp_path / "blob")
     with pytest.raises(SourceError, match=f"blob.*{reason}"):
         FileBody.at(tmp_path / "blob")
+
+
+def test_measuring_can_be_cancelled_while_one_chunk_grows(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(gzip.compress(bytes(10_000_000)))
+    file = FileBody.at(tmp_path / "blob")
+    asked = iter([False, False, False, True])
+    with pytest.raises(Cancelled):
+        measure(file, Blob(tmp_path / "blob"), cancelled=lambda: next(asked))
+    file.close()
