@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from uploader.testing.parts import REQUIRE_VARIABLE, PartMissing, docker_registry, parts_are_required
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+settings.register_profile("uploader", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nothing is timed
+settings.load_profile("uploader")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -173,7 +173,7 @@ def closure_by_definition(trial: Trial, root: PackageId) -> Closure:
 
 
 @given(trials(), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_task_ends_once_and_none_is_left(trial: Trial, choose: st.DataObject) -> None:
     run = Run.of(trial)
     run.to_the_end(choose)
@@ -185,7 +185,7 @@ def test_every_task_ends_once_and_none_is_left(trial: Trial, choose: st.DataObje
 
 
 @given(trials(), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_manifest_names_what_the_definition_says(trial: Trial, choose: st.DataObject) -> None:
     run = Run.of(trial)
     run.to_the_end(choose)
@@ -193,7 +193,6 @@ def test_a_manifest_names_what_the_definition_says(trial: Trial, choose: st.Data
 
 
 @given(trials(), st.data())
-@settings(deadline=None)
 def test_the_own_layer_is_last_and_the_missing_fit_into_their_places(trial: Trial, choose: st.DataObject) -> None:
     run = Run.of(trial)
     run.to_the_end(choose)
@@ -207,7 +206,6 @@ def test_the_own_layer_is_last_and_the_missing_fit_into_their_places(trial: Tria
 
 
 @given(trials(), st.data())
-@settings(deadline=None)
 def test_the_outcome_does_not_depend_on_the_order_of_ends(trial: Trial, choose: st.DataObject) -> None:
     drawn, straight = Run.of(trial), Run.of(trial)
     drawn.to_the_end(choose)
@@ -231,7 +229,6 @@ def test_when_every_blob_fails_there_is_no_manifest(graph: PackageGraph, choose:
 
 
 @given(trials(), st.data(), st.integers(0, 30))
-@settings(deadline=None)
 def test_an_interruption_at_any_point_leaves_true_outcomes(trial: Trial, choose: st.DataObject, steps: int) -> None:
     run = Run.of(trial)
     run.to_the_end(choose, at_most=steps)

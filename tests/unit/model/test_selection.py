@@ -106,7 +106,7 @@ def naive_find(graph: PackageGraph, texts: frozenset[str]) -> set[PackageId]:
 
 
 @given(st.data(), graphs(), st.sets(st.sampled_from(["package", "dependencies"])))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_selection_is_what_its_definition_says(data: st.DataObject, graph: PackageGraph, only: set[Part]) -> None:
     known = sorted({p.id for p in graph.packages} | {p.name for p in graph.packages})
     roots, exclude = (frozenset(data.draw(st.sets(st.sampled_from(known)))) for _ in range(2))
@@ -120,6 +120,5 @@ def test_the_selection_is_what_its_definition_says(data: st.DataObject, graph: P
 
 
 @given(graphs())
-@settings(deadline=None)
 def test_both_parts_are_the_default(graph: PackageGraph) -> None:
     assert select(graph) == select(graph, NOTHING, BOTH, NOTHING) == {p.id for p in graph.packages}

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.errors import RegistryError
@@ -559,7 +559,6 @@ def session_after(request: Request, answer: Answer, before: str) -> str:
     return urljoin(request.url, answer.header("location")).partition("#")[0]
 
 
-@settings(deadline=None)
 @given(
     st.data(),
     st.integers(0, 12) | st.integers(0, 100 * MIB),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.oci.challenge import Challenge, Token, parse_challenges, parse_token, wanted_scope
@@ -102,7 +102,6 @@ def test_a_bomb_costs_little(piece: str) -> None:
     assert len(parse_challenges(piece * 100_000)) <= 8192
 
 
-@settings(deadline=None)
 @given(st.text() | st.text(alphabet='Bearer basic realm="scope\\,= \t\udc80é', max_size=200))
 def test_any_text_is_read_without_an_error(header: str) -> None:
     for challenge in parse_challenges(header):
@@ -151,7 +150,6 @@ def test_a_token_and_its_life_are_read(answer: object, token: Token | None) -> N
     assert parse_token(json.dumps(answer).encode()) == token
 
 
-@settings(deadline=None)
 @given(st.binary() | st.recursive(st.none() | st.floats() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_any_token_answer_is_read_without_an_error(answer: bytes | str) -> None:
     parse_token(answer if isinstance(answer, bytes) else answer.encode())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.errors import RegistryError
@@ -96,7 +96,6 @@ def completed(image: Image, found: Mapping[PackageId, Donor]) -> Completed:
 
 
 @pytest.mark.parametrize("base", BASES)
-@settings(deadline=None)
 @given(data=st.data())
 def test_a_completed_manifest_is_what_a_push_without_the_gap_makes(base: str, data: st.DataObject) -> None:
     graph = data.draw(graphs())
@@ -155,7 +154,6 @@ def test_places_without_sense_are_not_believed(index: int) -> None:
         completed(moved, donors(CHAIN, [PackageId("lib")]))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_no_bytes_make_it_fail_otherwise(content: bytes, config: bytes) -> None:
     lacking = images(CHAIN, ["lib"])[PackageId("app")]

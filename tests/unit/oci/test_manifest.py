@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model.descriptor import Descriptor, Layer
@@ -67,7 +67,6 @@ def a_package(**more: Any) -> Package:
 
 
 class TestManifest:
-    @settings(deadline=None)
     @given(descriptors, st.lists(descriptors, max_size=4), pairs)
     def test_what_is_written_is_read(
         self, config: Descriptor, layers: list[Descriptor], annotations: dict[str, str]
@@ -75,7 +74,6 @@ class TestManifest:
         content = manifest_bytes(config, layers, annotations)
         assert parse_manifest(stored(content)) == Manifest(OCI_MANIFEST, config, tuple(layers), annotations)
 
-    @settings(deadline=None)
     @given(pairs)
     def test_the_same_content_makes_the_same_bytes(self, annotations: dict[str, str]) -> None:
         backwards = dict(reversed(annotations.items()))
@@ -132,7 +130,6 @@ class TestManifest:
         content = json.dumps({"config": {"digest": digest, "size": size}, "layers": []}).encode()
         assert parse_manifest(stored(content)) is None
 
-    @settings(deadline=None)
     @given(odd_documents | st.binary())
     def test_anything_is_read_without_an_error(self, document: object) -> None:
         content = document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -145,7 +142,6 @@ class TestManifest:
 
 
 class TestMissing:
-    @settings(deadline=None)
     @given(st.lists(missings, max_size=4))
     def test_what_is_written_is_read(self, missing: list[Missing]) -> None:
         annotation = missing_annotation(missing)
@@ -188,7 +184,6 @@ class TestMissing:
 
 
 class TestConfig:
-    @settings(deadline=None)
     @given(st.lists(digests, max_size=4), pairs, st.dictionaries(names, st.text(max_size=8), max_size=3))
     def test_diff_ids_are_read_again(self, diff_ids: list[Digest], labels: dict[str, str], env: dict[str, str]) -> None:
         content = image_config(a_package(env=env), diff_ids, created=EPOCH, labels=labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model.descriptor import Descriptor, Layer
@@ -70,7 +70,6 @@ def test_a_refusal_says_what_to_do() -> None:
     assert "--force" in refused.reason
 
 
-@settings(deadline=None)
 @given(st.permutations([ZLIB, CURL, PERL]), st.integers(1, 3), st.integers(1, 3), st.booleans())
 def test_an_incomplete_manifest_never_replaces_one_with_more_layers(
     layers: list[Layer], there: int, named: int, gaps: bool

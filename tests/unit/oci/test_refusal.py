@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.oci.http import Answer, Lost, Request, Response, error_codes
@@ -193,7 +193,6 @@ def test_deep_bodies_are_no_trouble(depth: int) -> None:
     assert error_codes(body) in {(("", ""),), ()}
 
 
-@settings(deadline=None)
 @given(
     st.integers(300, 599),
     st.text() | st.from_regex(r"[0-9.:, A-Za-z+-]*"),
@@ -207,7 +206,6 @@ def test_any_answer_is_read_without_an_error(status: int, value: str, body: byte
     assert str(refusal_error(PUSH, answer, DEFAULT)).startswith(PUSH.subject)
 
 
-@settings(deadline=None)
 @given(st.from_regex(r"retry-after: [0-9.hmsuµn]{0,12}"))
 def test_any_words_about_a_wait_are_read_without_an_error(text: str) -> None:
     seconds = wait(body=text.encode())

@@ -44,7 +44,7 @@ def decompress(codec: Codec, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("codec", EVERY_CODEC_AND_LEVEL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(parts=st.lists(st.binary(max_size=3000), max_size=5))
 def test_what_goes_in_comes_out_and_is_the_same_every_time(codec: Codec, parts: list[bytes]) -> None:
     compressed = compress(codec, *parts)

@@ -187,7 +187,7 @@ def by_tarfile(entry: Entry) -> tarfile.TarInfo:
     return info
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trees.filter(lambda tree: isinstance(tree, dict)))
 def test_any_tree_is_packed_as_tarfile_would(content: dict[bytes, object]) -> None:
     with TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.errors import InputError
@@ -196,7 +196,6 @@ documents: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(documents)
 async def test_any_configuration_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     environment = docker(tmp_path_factory.getbasetemp(), document, PATH="/nowhere")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uploader.errors import InputError
@@ -350,7 +350,6 @@ def test_every_key_is_described() -> None:
 @given(st.from_regex(r"[a-zA-Z0-9_.\-]{0,130}", fullmatch=True) | st.text(max_size=4))
 @example("a" * 128)
 @example("a\n")
-@settings(deadline=None)
 def test_the_format_allows_the_tags_that_are_tags(text: str) -> None:
     def accepts(check: object, *arguments: object) -> bool:
         try:

@@ -46,13 +46,12 @@ def survives(content: bytes) -> None:
 
 @given(st.binary() | st.text().map(str.encode))
 @example(b'{"schema":"uploader/graph/v1"}\n[')
-@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     survives(content)
 
 
 @given(st.integers(0), st.integers(0, 9), st.binary(max_size=4), st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_damaged_documents_are_read_or_refused(where: int, removed: int, added: bytes, as_lines: bool) -> None:
     parts = (HEADER, FULL, ZLIB)
     content = b"\n".join(json.dumps(p).encode() for p in parts) if as_lines else document(FULL, ZLIB)
@@ -63,7 +62,7 @@ def test_damaged_documents_are_read_or_refused(where: int, removed: int, added: 
 @given(
     st.lists(st.dictionaries(KEYS, JSON, max_size=3).map(lambda d: {**ZLIB, **d}) | JSON), st.dictionaries(KEYS, JSON)
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_documents_with_any_values_are_read_or_refused(packages: list[object], header: dict[str, object]) -> None:
     survives(document(*packages))
     survives(document(*packages, **header))

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.errors import InputError
@@ -112,7 +112,6 @@ def test_companions_of_all_sources_come_together() -> None:
     st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(st.sampled_from("tuv"), st.booleans())),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_tags_do_not_depend_on_the_order(drawn: dict[str, tuple[str, bool]], random: object) -> None:
     packages = [a_package(key, tag=tag) for key, (tag, _) in drawn.items()]
     fixed = {PackageId(key) for key, (_, is_fixed) in drawn.items() if is_fixed}

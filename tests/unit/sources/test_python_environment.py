@@ -310,7 +310,6 @@ METADATA = st.lists(
 @given(
     METADATA, st.binary(max_size=9) | st.just(b"\n..,,\n/,,\n.\n,\n"), st.sampled_from(["a.dist-info", "a.egg-info"])
 )
-@settings(deadline=None)
 def test_whatever_the_metadata_holds_the_others_are_read(metadata: bytes, record: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder), "good")
@@ -342,7 +341,7 @@ def closure(name: str, needs: dict[str, set[str]]) -> set[str]:
 
 
 @given(graphs())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_cutting_circles_loses_nothing_outside_of_them(needs: dict[str, set[str]]) -> None:
     cut, said = cut_circles(needs)
     circles = {name: closure(name, needs) if name in closure(name, needs) else set() for name in needs}
@@ -358,7 +357,6 @@ def test_cutting_circles_loses_nothing_outside_of_them(needs: dict[str, set[str]
 
 
 @given(graphs(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_cutting_circles_does_not_depend_on_the_order(needs: dict[str, set[str]], random: object) -> None:
     shuffled = list(needs.items())
     random.shuffle(shuffled)  # type: ignore[attr-defined]
