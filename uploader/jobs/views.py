@@ -5,10 +5,10 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, null, or_, select
+from sqlalchemy import func, or_, select
 
 from uploader.jobs.base import STATES, Attempt, Job, JobEvent, Page, Stats, Worker
-from uploader.jobs.tables import attempts, events, jobs, leases, reports, workers
+from uploader.jobs.tables import READY, attempts, events, jobs, leases, reports, workers
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uploader.jobs.database import Transaction
 
 JOB_COLUMNS: Final = tuple(jobs.c)
+_COUNTS: Final = select(jobs.c.state, func.count()).group_by(jobs.c.state)
 _WITH_LEASE: Final = (
     select(*JOB_COLUMNS, leases.c.token, leases.c.cancel, leases.c.progress.label("newer"))
     .select_from(jobs)
@@ -89,16 +90,16 @@ def decompressed(content: bytes | None) -> bytes | None:
 
 
 def stats(tx: Transaction) -> Stats:
-    """Counts, and the age of the oldest job that could run."""
-    is_due = and_(jobs.c.state == "ready", due(tx.now))
-    shown = case((and_(jobs.c.state == "ready", ~due(tx.now)), "scheduled"), else_=jobs.c.state)
-    rows = tx.connection.execute(
-        select(shown, func.count(), func.min(case((is_due, jobs.c.run_at), else_=null()))).group_by(shown)
-    ).all()
-    counts = {state: count for state, count, _ in rows}
-    oldest = min((since for *_, since in rows if since is not None), default=tx.now)
+    """Counts, and the age of the oldest job that could run; what is not ready is only looked at in the index."""
+    counts = {state: int(count) for state, count in tx.connection.execute(_COUNTS)}
+    due_now, oldest = tx.connection.execute(
+        select(func.count(), func.min(jobs.c.run_at)).where(READY, due(tx.now))
+    ).one()
+    waiting = counts.get("ready", 0) - due_now
+    counts |= {"ready": due_now, "scheduled": max(0, waiting)}  # jobs may have come in between the two
+    waits = 0.0 if oldest is None else max(0.0, tx.now - oldest)
     at_work = tx.connection.scalar(select(func.count()).select_from(workers)) or 0
-    return Stats({state: counts.get(state, 0) for state in STATES}, max(0.0, tx.now - oldest), at_work)
+    return Stats({state: counts.get(state, 0) for state in STATES}, waits, at_work)
 
 
 def all_workers(tx: Transaction) -> tuple[Worker, ...]:
