@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 import uploader
 from tests.component.a_spack_store import push as push_store
 from tests.component.a_spack_store import unpack_store
 from uploader.errors import InputError
-from uploader.testing import Answer, FakeRegistry, Fault, RefuseMount
+from uploader.testing import Answer, FakeRegistry, Fault, RefuseMount, Stall
 from uploader.testing.packages import a_tar, manifest_at, write_packages
 
 if TYPE_CHECKING:
@@ -29,18 +31,22 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 def add_image(
-    repository: StoredRepository, *tags: str, layers: Sequence[str] = ("floor",), docker: bool = False
+    repository: StoredRepository,
+    *tags: str,
+    layers: Sequence[str] = ("floor",),
+    contents: Sequence[bytes] = (),
+    docker: bool = False,
 ) -> str:
-    """An image for linux/amd64, of plain tars; gives its digest."""
+    """An image for linux/amd64, of plain tars, or of any `contents`; gives its digest."""
     kind = "vnd.docker.container.image" if docker else "vnd.oci.image.config"
     tar = "vnd.docker.image.rootfs.diff.tar" if docker else "vnd.oci.image.layer.v1.tar"
-    digests = [repository.add_blob(a_tar(layer)) for layer in layers]
+    digests = [repository.add_blob(content) for content in contents or map(a_tar, layers)]
     config: dict[str, Any] = {
         "os": "linux",
         "architecture": "amd64",
         "config": {"Env": ["BASE=1"], "Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": digests},
-        "history": [{"created_by": layer} for layer in layers],
+        "history": [{"created_by": layer} for layer, _ in zip(layers, digests, strict=False)],
     }
     content = json.dumps(config).encode()
     described = {"mediaType": f"application/{kind}.v1+json", "digest": repository.add_blob(content)}
@@ -121,6 +127,28 @@ async def test_a_base_in_another_registry_is_found_by_its_digest_and_copied(tmp_
         assert (report.totals.pushed, report.error) == (1, None)
         below = manifest_at(registry.repository("mine"), "app")["layers"][0]["digest"]
         assert registry.repository("mine").blobs[below] == a_tar("floor")
+
+
+@pytest.mark.asyncio
+async def test_a_large_layer_of_a_base_is_continued_by_the_next_push(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path, {"app": []})
+    size, part, stop = 65 * 1024 * 1024, 20_000_000, anyio.Event()
+    async with FakeRegistry() as other, FakeRegistry() as registry:
+        add_image(other.repository("base"), "1", contents=[bytes(size)])
+        options = uploader.PushOptions(base_image=f"{other.destination('base')}:1", state=tmp_path / "record.db")
+        registry.inject(Fault(on="patch", then=Stall(after_bytes=part)))
+        sessions = registry.repository("mine").sessions
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(uploader.push, str(graph), registry.destination("mine"), options, stop=stop))
+            await registry.wait_until(lambda: [one.size for one in sessions.values()] == [part])
+            stop.set()
+        registry.clear_faults()
+        report = await uploader.push(str(graph), registry.destination("mine"), options)
+        assert (report.totals.pushed, report.error) == (1, None)
+        assert [one.headers["content-range"] for one in registry.requests_of("patch")] == [
+            f"0-{size - 1}",
+            f"{part}-{size - 1}",
+        ]
 
 
 @pytest.mark.asyncio

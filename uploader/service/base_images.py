@@ -12,14 +12,17 @@ from uploader.oci.manifest import parse_manifest
 from uploader.packing.ready import FileBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from uploader.model.descriptor import Descriptor
     from uploader.model.package import Platform
     from uploader.model.reference import ImageReference
+    from uploader.oci.http import Body
     from uploader.service.destination import Destination
+
+    Send = Callable[[Descriptor, Body], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class BaseSource:
         except RegistryError as error:
             raise UnusableError(f"base image {self.image}: {error}") from error
 
-    async def bring(self, images: Mapping[Platform, BaseImage], destination: Destination) -> None:
+    async def bring(self, images: Mapping[Platform, BaseImage], destination: Destination, send: Send) -> None:
         """Make the layers of the images be in the destination: found, mounted, or copied; raises UnusableError."""
         wanted = {layer.descriptor for image in images.values() for layer in image.layers}
         try:
@@ -47,7 +50,7 @@ class BaseSource:
             if missing:
                 async with self.open() as source:
                     for descriptor in missing:
-                        await self._copy(descriptor, source, destination)
+                        await self._copy(descriptor, source, send)
         except RegistryError as error:
             raise UnusableError(f"bring the layers of base image {self.image}: {error}") from error
 
@@ -65,9 +68,9 @@ class BaseSource:
             raise InputError(f"base image {name}: what it names for {platform} is not there, or is no image")
         return base_image(manifest, config, platform, name)
 
-    async def _copy(self, descriptor: Descriptor, source: Destination, destination: Destination) -> None:
+    async def _copy(self, descriptor: Descriptor, source: Destination, send: Send) -> None:
         with tempfile.TemporaryFile(prefix="uploader-", dir=self.temp_dir) as file:
             if not await source.copy_blob(descriptor, file):
                 raise UnusableError(f"base image {self.image}: its layer {descriptor.digest.short} is not there")
             file.flush()
-            await destination.push_blob(descriptor, FileBody(file, f"a layer of {self.image}"), expected=False)
+            await send(descriptor, FileBody(file, f"a layer of {self.image}"))

@@ -138,7 +138,7 @@ async def _prepare(
         try:
             await pusher.prepare()
             if task.base is not None:
-                await task.base.bring(task.images.bases, destination)
+                await task.base.bring(task.images.bases, destination, pusher.send_base_layer)
         except UnusableError as error:
             problem = error
         group.cancel_scope.cancel()

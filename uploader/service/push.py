@@ -98,6 +98,10 @@ class RepositoryPusher:
         with suppress(RegistryError):  # not to know is no proof: then each tag is asked for
             self._empty = await self._destination.is_empty()
 
+    async def send_base_layer(self, descriptor: Descriptor, body: Body) -> None:
+        """As any blob: once, and continued where an earlier push left it. That it is not there was just asked."""
+        await self._send_once(descriptor, body, asked=True)
+
     def notes(self) -> tuple[str, ...]:
         """What the user should know of what was pushed."""
         notes = []
@@ -246,11 +250,11 @@ class RepositoryPusher:
             return None
         return existing_manifest(Descriptor(manifest.media_type, stored.digest, len(stored.content)), manifest, b"{}")
 
-    async def _send_once(self, descriptor: Descriptor, body: Body) -> How:
+    async def _send_once(self, descriptor: Descriptor, body: Body, *, asked: bool = False) -> How:
         """Send the blob, unless somebody sends it already, or did so in this push."""
 
         async def send() -> How:
-            expected = self._is_expected(descriptor)
+            expected = not asked and self._is_expected(descriptor)
             with journal(self._record, self._where, descriptor, body) as notes:
                 how = await self._destination.push_blob(descriptor, notes, expected=expected, journal=notes)
             if notes.resent is not None:

@@ -171,6 +171,12 @@ class SpackIndex:
             return _Stored(stored.digest, content, None)
 
     async def _write(self, content: bytes) -> Digest:
+        """The blobs, then the tag.
+
+        No journal: a spec is 1 KB of JSON, and packs to a tenth or less, so that it takes hundreds of thousands of them
+        to make a blob that would be continued; and the next push's index is another blob, unless nothing was tagged
+        in between.
+        """
         layer = Descriptor(OCI_LAYER_GZIP, Digest.of(content), len(content))
         config = Descriptor(OCI_CONFIG, Digest.of(_NO_CONFIG), len(_NO_CONFIG))
         await self._destination.push_blob(config, Memory(_NO_CONFIG), expected=True)
