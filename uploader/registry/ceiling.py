@@ -28,6 +28,8 @@ _REFUSED_SHARE: Final = 0.02
 _REFUSED_LEAST: Final = 3
 _CEILING_SHARE: Final = 0.9
 _PROVEN_SHARE: Final = 0.97
+_TRIED_SHARE: Final = 0.95
+_EASED_SHARE: Final = 0.95
 _SAMPLE: Final = 10
 _STEP, _LARGE_STEP, _SMALL_STEP = 1.25, 2.0, 1.05
 _STEP_SECONDS, _SMALL_STEP_SECONDS = 1.0, 20.0
@@ -117,8 +119,9 @@ class RateCeiling:
     A refusal now and then says nothing of a rate. Where no limit is known, more than a fiftieth of the last requests
     must be refused: nine tenths of what was accepted in a second becomes the ceiling. From there it grows every second,
     by a step that every refusal makes smaller, until it is probed by a twentieth every 20 s; and only while it is used
-    up. A refusal at such a probe leads back to the rate that has proven itself; at one that has, it takes many
-    again. A quota that is known is a ceiling from the beginning, which it never outgrows.
+    up. A refusal at such a probe leads back to the rate that has proven itself; at one that has, it takes many again,
+    and the first that makes everybody wait only takes a little off. A quota that is known is a ceiling from the
+    beginning, which it never outgrows.
 
     Mutable: how the last requests of this process were answered.
     """
@@ -169,6 +172,16 @@ class RateCeiling:
         rate = min(bucket.rate * bucket.step, self._most or math.inf)
         return replace(bucket, rate=rate, proven=bucket.rate, grown_at=now)
 
+    def eased(self, bucket: Bucket, now: float) -> Bucket:
+        """After a refusal that made everybody wait: a little below the rate that has proven itself, until it grows.
+
+        So near to the limit, a host or a machine that is busy for a moment makes two seconds' requests of one; each
+        wait costs more than that little. Once only, since it may have been chance.
+        """
+        if bucket.rate is None or bucket.rate == self._most or not 0 < bucket.proven <= bucket.rate:
+            return bucket
+        return replace(bucket, rate=_EASED_SHARE * bucket.rate, grown_at=now)
+
     def exceeded(self, bucket: Bucket) -> bool:
         """Whether it must be the rate for which the host refused the last one."""
         probes = bucket.proven > 0 or self._most is not None  # a rate that was just lowered is no probe
@@ -181,7 +194,10 @@ class RateCeiling:
         """The bucket at the rate that has proven itself, or else that was accepted."""
         since = max(now, held_until)
         if bucket.rate is not None and 0 < bucket.proven < bucket.rate:
+            # What went well for a second only, before it was too much, may have been too much as well.
+            tried = max(_TRIED_SHARE * self._accepted_in_a_second(bucket), _CEILING_SHARE * bucket.proven)
             rate, step = _PROVEN_SHARE * bucket.proven, math.sqrt(bucket.step)
+            rate = min(rate, tried) if bucket.step > _SMALL_STEP else rate
             proven = rate = max(rate, _SMALLEST_RATE)
             step = step if step > _SMALL_STEP + 0.01 else _SMALL_STEP
         else:

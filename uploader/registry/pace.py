@@ -24,11 +24,11 @@ from uploader.oci.profile import EVERY_REQUEST
 from uploader.registry.ceiling import OwnBoard, RateCeiling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from uploader.model.events import Emit
     from uploader.oci.profile import Quota, RequestKind
-    from uploader.registry.ceiling import Board, HostPace
+    from uploader.registry.ceiling import Board, Bucket, HostPace
     from uploader.registry.timing import Timing
 
 _FIRST_IN_FLIGHT = 16
@@ -85,7 +85,7 @@ class PaceRules:
             bucket = ceiling.bucket(pace, now)
             ceiling.note(bucket, now, good=True)
             if ceiling.grown(bucket, now) is not bucket:
-                self._board.change(now, partial(_grown, ceiling, now))
+                self._board.change(now, partial(_changed, ceiling, now, ceiling.grown))
         self._good += 1
         if self._good >= self.in_flight_limit:
             self._good = 0
@@ -121,6 +121,8 @@ class PaceRules:
         ceiling.note(bucket, now, good=False)
         ceiling.note_hold(now, pace.held_until)
         if not ceiling.exceeded(bucket):
+            if pace.held_until > now and ceiling.eased(bucket, now) is not bucket:
+                self._board.change(now, partial(_changed, ceiling, now, ceiling.eased))
             return
 
         def lower(pace: HostPace) -> HostPace:
@@ -137,8 +139,8 @@ class PaceRules:
         return [ceiling for ceiling in self._ceilings if kind in ceiling.kinds]
 
 
-def _grown(ceiling: RateCeiling, now: float, pace: HostPace) -> HostPace:
-    return pace.with_buckets({ceiling.name: ceiling.grown(ceiling.bucket(pace, now), now)})
+def _changed(ceiling: RateCeiling, now: float, change: Callable[[Bucket, float], Bucket], pace: HostPace) -> HostPace:
+    return pace.with_buckets({ceiling.name: change(ceiling.bucket(pace, now), now)})
 
 
 class Visit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from random import Random
 from typing import TYPE_CHECKING
 
 import anyio
@@ -116,6 +117,21 @@ class WindowHost:
         return True
 
 
+class BusyHost(WindowHost):
+    """One whose machine has other things to do for a tenth of a second, about once a second: then requests queue."""
+
+    def __init__(self, rate: int, seed: int) -> None:
+        super().__init__(rate)
+        chance, self._pauses, now = Random(seed), list[tuple[float, float]](), 0.0
+        while now < 200.0:
+            now += chance.uniform(0.2, 1.8)
+            self._pauses.append((now, now + chance.uniform(0.0, 0.12)))
+
+    def looks_at(self, now: float) -> float:
+        """When it takes up a request that comes now."""
+        return next((end for begin, end in self._pauses if begin <= now < end), now)
+
+
 def push_to(
     host: BucketHost | WindowHost,
     *requests: int,
@@ -143,6 +159,8 @@ def push_to(
                 good = False
                 while not good:
                     async with pace.visit(SMALL) as visit:
+                        if isinstance(host, BusyHost):
+                            await anyio.sleep_until(host.looks_at(anyio.current_time()))
                         good = host.takes(anyio.current_time())
                         await anyio.sleep(0.02)
                         if not good:
@@ -202,11 +220,21 @@ class TestCeiling:
         first = rules.rate(now)
         refuse(rules, 1, now)
         assert first == pytest.approx(90 * 1.25, rel=0.02)
-        assert rules.rate(now) == pytest.approx(90 * 0.97, rel=0.02)
+        assert rules.rate(now) == pytest.approx(90 * 0.9, rel=0.02), "it had gone well for a second only"
         refuse(rules, 1, now + 0.5)
-        assert rules.rate(now) == pytest.approx(90 * 0.97, rel=0.02), "a refusal now and then"
+        assert rules.rate(now) == pytest.approx(90 * 0.9, rel=0.02), "a refusal now and then"
         now = use(rules, now + 1.15, start=now)
-        assert rules.rate(now) == pytest.approx(90 * 0.97 * 1.25**0.5, rel=0.02)
+        assert rules.rate(now) == pytest.approx(90 * 0.9 * 1.25**0.5, rel=0.02)
+
+    def test_the_first_refusal_that_makes_all_wait_takes_a_little_off_a_rate_that_has_proven_itself(self) -> None:
+        board = OwnBoard()
+        board.change(0.0, lambda pace: pace.with_buckets({"all": Bucket(50.0, proven=50.0)}))
+        rules = PaceRules(64, board=board)
+        now = use(rules, 10.0, start=0.0)
+        for second in range(2):
+            rules.pushed_back(now + second, now + second, 2.0, limits_rate=True)
+            assert rules.rate(now + second) == pytest.approx(47.5)
+            now = use(rules, now + 5.0, start=now + 3.0)
 
     def test_in_the_end_it_is_probed_by_a_twentieth_every_20_seconds(self) -> None:
         board = OwnBoard()
@@ -282,6 +310,15 @@ class TestSixtyRequestsPerSecond:
         seconds, refused = push_to(host, *requests, board=board)
         assert seconds <= 1.3 * ideal
         assert refused < 0.02 * sum(requests)
+
+    @pytest.mark.parametrize("seed", [1, 2, 3])
+    @pytest.mark.parametrize("requests", [(2000,), (1000, 1000)])
+    def test_a_host_that_is_busy_now_and_then_is_not_spoken_to_at_its_very_limit(
+        self, requests: tuple[int, ...], seed: int
+    ) -> None:
+        seconds, refused = push_to(BusyHost(60, seed), *requests)
+        assert seconds <= 1.5 * 2000 / 60
+        assert refused < 0.04 * 2000
 
     def test_each_kind_of_request_has_a_quota_of_its_own(self) -> None:
         rules = PaceRules(64, (Quota(frozenset({"manifest"}), 10), Quota(frozenset({"open"}), 100)))
