@@ -358,6 +358,19 @@ async def test_what_was_left_out_by_choice_is_named_after_the_next_full_push(tmp
 
 
 @pytest.mark.asyncio
+async def test_a_choice_that_is_a_gap_now_is_said_to_be_one(tmp_path: Path) -> None:
+    """Found by the torture: what an earlier push had excluded hid that it may not be pushed at all."""
+    graph = write_packages(tmp_path, {"app": ["lib"], "lib": []}, keys={"lib": {"push": False}})
+    async with FakeRegistry() as registry:
+        assert (await push(registry, graph, exclude=("lib",))).totals.incomplete == 0
+        app = entry_of(await push(registry, graph), "app")
+        assert [(one.id, one.why) for one in app.missing] == [("lib", "not-redistributable")]
+        assert holdings(registry.repository(NAME)) == await holdings_of_clean_push(graph)
+        again = await push(registry, graph, exclude=("lib",))
+        assert [one.why for one in entry_of(again, "app").missing] == ["not-redistributable"], "never back"
+
+
+@pytest.mark.asyncio
 async def test_only_package_asks_nothing_about_dependencies(tmp_path: Path) -> None:
     graph = write_packages(tmp_path, {**CHAIN, "other": []})
     async with FakeRegistry() as registry:

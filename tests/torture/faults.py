@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 SPEED: Final = 100.0
 _LONGEST_SECONDS: Final = 30.0
-_MATERIALS: Final = 8
+_MATERIALS: Final = 16
 _PRELOADED: Final = [
     "tests.torture.pushing",
     "uploader.packing.codecs",
@@ -159,6 +159,11 @@ async def _make_material(folder: Path, number: int) -> Material:
     path = write_graph(folder, chance.randint(1, 9), seed=number)
     graph = json.loads(path.read_text())
     packages = graph["packages"]
+    if chance.random() < 0.6:  # a deep one
+        for place in range(1, len(packages)):
+            earlier = [package["id"] for package in packages[:place]]
+            more = chance.sample(earlier, chance.randint(1, min(3, place)))
+            packages[place]["dependencies"] = sorted({*packages[place]["dependencies"], *more})
     if chance.random() < 0.4:
         chance.choice(packages)["push"] = False
     if chance.random() < 0.4:
@@ -180,6 +185,21 @@ async def _make_material(folder: Path, number: int) -> Material:
         return Material(path, graph, codec, manifests)
 
 
+def _most_needed(graph: dict[str, Any], chance: Random) -> list[str]:
+    """What the package needs that needs most, in any order; nothing where that is too little for a choice."""
+    dependencies = {package["id"]: package["dependencies"] for package in graph["packages"]}
+    closures: list[set[str]] = []
+    for package in dependencies:
+        closure, rest = set[str](), [package]
+        while rest:
+            new = {one for one in dependencies[rest.pop()] if one in dependencies} - closure
+            closure |= new
+            rest += new
+        closures.append(closure)
+    largest = max(closures, key=len)
+    return chance.sample(sorted(largest), len(largest)) if len(largest) > 2 else []
+
+
 def _diff_ids(
     graph: dict[str, Any], folder: Path, blobs: dict[str, bytes], manifests: dict[str, bytes]
 ) -> dict[str, str]:
@@ -197,6 +217,9 @@ def _diff_ids(
 class _Run:
     """Attempts under faults, and one without.
 
+    Every third is choosy: the first attempt leaves out one package that another one needs, the later ones leave out
+    others of those, so that manifests meet that lack different things.
+
     Mutable: whether something may not be seen yet that is there, and whether all ended by itself and without doubt.
     """
 
@@ -207,6 +230,8 @@ class _Run:
         self._tally = tally
         self._late = False
         self._calm = True
+        self._choice = _most_needed(material.graph, chance) if chance.random() < 0.33 else []
+        self._chosen = False
 
     async def carry_out(self, seed: int) -> None:
         quirks, login = self._chance.choice(_REGISTRIES), self._chance.choice(_LOGINS)
@@ -215,7 +240,7 @@ class _Run:
             self._mounts = quirks.mount != "never"
             self._repository = WatchedRepository("cache")
             registry._storage.repositories["cache"] = self._repository
-            for _ in range(self._chance.randint(1, 3)):
+            for _ in range(self._chance.randint(2 if self._choice else 1, 3)):
                 await self._attempt()
             registry._storage.requests_seen += 1000  # whatever was late is there now
             set_speed(SPEED / 4)
@@ -288,7 +313,12 @@ class _Run:
         options: dict[str, Any] = {"jobs": self._chance.choice((1, 2, 5, 16, 32))}
         if self._chance.random() < 0.15:
             options["force"] = True
-        if self._chance.random() < 0.3:
+        if self._choice:
+            first, *others = self._choice
+            many = self._chance.randint(min(2, len(others)), len(others))
+            options["exclude"] = tuple(self._chance.sample(others, many)) if self._chosen else (first,)
+            self._chosen = True
+        elif self._chance.random() < 0.3:
             ids = [package["id"] for package in self._material.graph["packages"]]
             options["exclude"] = tuple(self._chance.sample(ids, self._chance.randint(1, min(3, len(ids)))))
         return options

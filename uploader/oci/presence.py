@@ -92,11 +92,12 @@ class Refuse:
     reason: str
 
 
-def judge(existing: Existing | None, layers: Sequence[Layer], *, incomplete: bool) -> Keep | Replace | Refuse:
-    """What to do about the tag of a package whose manifest would name `layers`, its own last.
+def judge(existing: Existing | None, layers: Sequence[Layer], missing: Sequence[Missing]) -> Keep | Replace | Refuse:
+    """What to do about the tag of a package whose manifest would name `layers`, its own last, and lack `missing`.
 
     `existing` is None for something that is not an image manifest at all. A manifest that is incomplete, by a gap or
-    by a choice, never replaces one that names more layers.
+    by a choice, never replaces one that names more layers. Of two that name the same, ours is better where it says of
+    something that it is a gap, and the other one that it was a choice: a gap is never silent (rule 8).
     """
     if existing is None or not existing.ours:
         return Refuse("the tag is taken by something that neither uploader nor Spack made; use --force to replace it")
@@ -104,9 +105,11 @@ def judge(existing: Existing | None, layers: Sequence[Layer], *, incomplete: boo
     there = len(existing.manifest.layers)
     # Two packages of one content are one layer, named twice: it takes the count to see that one of them is missing.
     names_all = there >= len(layers) and all(existing.names(layer) for layer in layers)
-    if names_all and (incomplete or not claims_gaps):
-        return Keep()
-    if incomplete and there > len(layers):
+    if names_all and (missing or not claims_gaps):
+        choices = {one.id for one in existing.missing if not one.is_gap}
+        hides_gaps = there == len(layers) and any(one.is_gap and one.id in choices for one in missing)
+        return Replace() if hides_gaps else Keep()
+    if missing and there > len(layers):
         return Refuse(
             f"the tag points at a manifest of {there} layers, and this push could name only {len(layers)}: it was "
             "left as it is; push again when nothing is missing, or use --force"

@@ -157,7 +157,7 @@ class RepositoryPusher:
         if tagged is not None and not self._force:
             existing = await self._read_existing(package, tagged, image.layers)
             del self._existing[package.id]
-            match judge(existing, image.layers, incomplete=bool(closure.missing)):
+            match judge(existing, image.layers, closure.missing):
                 case Keep() if existing is not None:
                     self._kept_other += len(existing.manifest.layers) == len(image.layers) and not closure.missing
                     return Tagged(existing.descriptor, pushed=False, missing=_named(existing, closure))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,14 +12,23 @@ from hypothesis import strategies as st
 
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
+from uploader.model.outcome import Missing
+from uploader.model.package import PackageId
 from uploader.oci.manifest import ID_ANNOTATION, MISSING_ANNOTATION, Manifest, config_descriptor
 from uploader.oci.media_types import DOCKER_MANIFEST, OCI_LAYER_GZIP, OCI_MANIFEST
 from uploader.oci.presence import Existing, Keep, Refuse, Replace, existing_manifest, judge
+
+if TYPE_CHECKING:
+    from uploader.model.outcome import Why
 
 ZLIB, CURL, PERL = (
     Layer(Descriptor(OCI_LAYER_GZIP, Digest.of(name), 1), Digest.of(name + b".tar"))
     for name in (b"zlib", b"curl", b"perl")
 )
+
+
+def a_gap(name: str, why: Why = "failed") -> Missing:
+    return Missing(PackageId(name), name, None, why, 0)
 
 
 def an_existing(*layers: Layer, ours: bool = True, gaps: bool = False) -> Existing:
@@ -49,7 +60,25 @@ def an_existing(*layers: Layer, ours: bool = True, gaps: bool = False) -> Existi
     ],
 )
 def test_verdicts(existing: Existing | None, layers: tuple[Layer, ...], incomplete: bool, verdict: type) -> None:
-    assert isinstance(judge(existing, layers, incomplete=incomplete), verdict)
+    assert isinstance(judge(existing, layers, [a_gap("perl")] if incomplete else []), verdict)
+
+
+@pytest.mark.parametrize(
+    ("said", "now", "layers", "verdict"),
+    [
+        ("not-selected", "not-redistributable", (ZLIB, CURL), Replace),
+        ("not-selected", "not-selected", (ZLIB, CURL), Keep),
+        ("failed", "not-selected", (ZLIB, CURL), Keep),
+        ("failed", "not-redistributable", (ZLIB, CURL), Keep),
+        ("not-selected", "failed", (CURL,), Keep),
+    ],
+)
+def test_what_was_a_choice_and_is_a_gap_now_is_said_where_nothing_is_lost_by_it(
+    said: Why, now: Why, layers: tuple[Layer, ...], verdict: type
+) -> None:
+    """Else a gap would stay silent, in the manifest, for `verify`, and under --strict, because of an earlier push."""
+    existing = replace(an_existing(ZLIB, CURL), labelled=(a_gap("perl", said),))
+    assert isinstance(judge(existing, layers, [a_gap("perl", now)]), verdict)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +89,11 @@ def test_gaps_in_the_label_of_dockers_format_count_like_annotations(why: str | N
     labels = {ID_ANNOTATION: "curl", **({MISSING_ANNOTATION: json.dumps(missing)} if why else {})}
     manifest = Manifest(DOCKER_MANIFEST, config_descriptor(b"{}"), (ZLIB.descriptor, CURL.descriptor), {})
     existing = existing_manifest(config_descriptor(b"m"), manifest, json.dumps({"config": {"Labels": labels}}).encode())
-    assert isinstance(judge(existing, (ZLIB, CURL), incomplete=False), verdict)
+    assert isinstance(judge(existing, (ZLIB, CURL), []), verdict)
 
 
 def test_a_refusal_says_what_to_do() -> None:
-    refused = judge(an_existing(PERL, ZLIB), (CURL,), incomplete=True)
+    refused = judge(an_existing(PERL, ZLIB), (CURL,), [a_gap("zlib")])
     assert isinstance(refused, Refuse)
     assert "2 layers" in refused.reason
     assert "--force" in refused.reason
@@ -74,5 +103,5 @@ def test_a_refusal_says_what_to_do() -> None:
 def test_an_incomplete_manifest_never_replaces_one_with_more_layers(
     layers: list[Layer], there: int, named: int, gaps: bool
 ) -> None:
-    verdict = judge(an_existing(*layers[:there], gaps=gaps), layers[-named:], incomplete=True)
+    verdict = judge(an_existing(*layers[:there], gaps=gaps), layers[-named:], [a_gap("perl")])
     assert not (isinstance(verdict, Replace) and there > named)
