@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from uploader.cli.serve import serve
 from uploader.testing import FakeRegistry
 from uploader.testing.faults import Answer, Fault
 from uploader.testing.graphs import write_graph
@@ -107,6 +108,36 @@ async def test_what_config_shows_is_a_configuration(command: Command) -> None:
     (command.home / "shown.toml").write_text(shown.stdout)
     assert tomllib.loads(shown.stdout)["exclude"] == ['a"b', "ü"]
     assert (await command.run("config", "check", "--config", "shown.toml")).status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("/srv/my builds", ["/srv/my builds"]),
+        ("/srv/a:b, /srv/c", ["/srv/a:b", "/srv/c"]),
+        ("/srv/a,b\n/srv/c d\n", ["/srv/a,b", "/srv/c d"]),
+        ("", []),
+    ],
+)
+def test_variable_of_an_option_that_may_be_repeated_holds_several_values(
+    monkeypatch: pytest.MonkeyPatch, text: str, values: list[str]
+) -> None:
+    for variable in ("UPLOADER_SOURCE_ROOT", "UPLOADER_ALLOW_DESTINATION", "UPLOADER_INTAKE"):
+        monkeypatch.setenv(variable, text)
+    given = serve.make_context("serve", []).params
+    assert [str(path) for path in given["source_root"]] == values
+    assert list(given["allow_destination"]) == list(given["intake"]) == values
+
+
+@pytest.mark.asyncio
+async def test_variables_with_lists_select_packages_and_are_shown_as_lists(command: Command, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", 5, seed=4, prefixes_share=0)
+    names = [package["id"] for package in json.loads(graph.read_text())["packages"]]
+    given = {"UPLOADER_SELECT": f"{names[0]}, {names[1]}", "UPLOADER_ONLY": "package"}
+    assert (await command.push(graph, "oci-layout:cache", **given)).status == 0
+    assert command.report["totals"]["pushed"] == 2
+    shown = await command.run("config", "show", **given)
+    assert tomllib.loads(shown.stdout)["select"] == names[:2]
 
 
 @pytest.mark.asyncio

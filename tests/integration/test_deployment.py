@@ -79,17 +79,29 @@ def test_compose_file_agrees_with_itself() -> None:
             assert source.startswith("./") or source in document["volumes"], volume
         for published in service.get("ports", []):
             assert published.startswith("127.0.0.1:"), published
-        assert {config["source"] for config in service.get("configs", [])} <= document.get("configs", {}).keys()
     for dependency, condition in services["daemon-1"]["depends_on"].items():
         assert (condition["condition"] == "service_healthy") == ("healthcheck" in services[dependency])
 
 
-def test_broker_of_the_compose_file_puts_messages_on_the_disk_before_it_has_them(tmp_path: Path) -> None:
-    document = compose()
-    configuration = tmp_path / "nats.conf"
-    configuration.write_text(document["configs"]["nats"]["content"])
-    (used,) = document["services"]["nats"]["configs"]
-    assert document["services"]["nats"]["command"] == ["--config", used["target"]]
+def test_compose_file_is_one_to_compose() -> None:
+    """To the old one in Python, which Debian has, and to Docker's plugin; neither needs a running Docker."""
+    programs = (["docker-compose"], ["docker", "compose"])
+    for program in programs:
+        if shutil.which(program[0]) is None:
+            continue
+        if subprocess.run([*program, "version"], check=False, capture_output=True).returncode:
+            continue  # a docker without the plugin
+        command = [*program, "-f", str(ROOT / "docker-compose.yml"), "config"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert yaml.safe_load(done.stdout)["services"].keys() == compose()["services"].keys()
+
+
+def test_broker_of_the_compose_file_puts_messages_on_the_disk_before_it_has_them() -> None:
+    configuration = DEPLOY / "nats.conf"
+    broker = compose()["services"]["nats"]
+    assert broker["command"] == ["--config", "/nats.conf"]
+    assert "./deploy/nats.conf:/nats.conf:ro" in broker["volumes"]
     assert "sync_interval: always" in configuration.read_text()
     beside_python = str(Path(sys.executable).parent)
     if (server := shutil.which("nats-server") or shutil.which("nats-server", path=beside_python)) is not None:

@@ -10,7 +10,7 @@ import click
 
 from uploader.cli.push import push
 from uploader.cli.running import fail
-from uploader.cli.settings import NOT_IN_FILE, read_config
+from uploader.cli.settings import NOT_IN_FILE, read_config, several_in
 from uploader.errors import UploaderError
 
 _FILE = click.option(
@@ -32,9 +32,11 @@ def show(config: Path | None) -> None:
         in_file = read_config(config, set(settings)) if config else {}
     except UploaderError as error:
         fail(error)
-    for name, (variable, default) in sorted(settings.items()):
-        if variable and variable in os.environ:
-            print(f"{name} = {_toml(os.environ[variable])}  # {variable}")
+    for name, (option, default) in sorted(settings.items()):
+        variable = option.envvar
+        if isinstance(variable, str) and variable in os.environ:
+            text = os.environ[variable]
+            print(f"{name} = {_toml(several_in(text) if option.multiple else text)}  # {variable}")
         elif name in in_file:
             print(f"{name} = {_toml(in_file[name])}  # {config}")
         elif default is None:
@@ -68,14 +70,13 @@ def _as_input_error(error: click.ClickException) -> UploaderError:
     return InputError(error.format_message())
 
 
-def _settings() -> dict[str, tuple[str | None, object]]:
-    """Name → its variable and its default."""
-    found: dict[str, tuple[str | None, object]] = {}
+def _settings() -> dict[str, tuple[click.Option, object]]:
+    """Name → its option and its default."""
+    found: dict[str, tuple[click.Option, object]] = {}
     for parameter in push.params:
         name = max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
         if name not in NOT_IN_FILE and isinstance(parameter, click.Option):
-            variable = parameter.envvar if isinstance(parameter.envvar, str) else None
-            found[name] = (variable, _default(parameter))
+            found[name] = (parameter, _default(parameter))
     return found
 
 

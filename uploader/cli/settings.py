@@ -25,8 +25,24 @@ _FACTOR = {"": 0, "k": 1, "m": 2, "g": 3}
 NOT_IN_FILE = frozenset({"sources", "to", "config", "help", "server"})
 
 
+class Setting(click.Option):
+    """An option whose variable may hold several values where it may be repeated; click would split at blanks or `:`."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """As click's, but for those several values."""
+        text = self.resolve_envvar_value(ctx) if self.multiple else None
+        return super().value_from_envvar(ctx) if text is None else several_in(text)
+
+
+def several_in(text: str) -> list[str]:
+    """The values in a variable: one a line, or on one line separated by commas."""
+    values = text.split("\n" if "\n" in text else ",")
+    return [value.strip() for value in values if value.strip()]
+
+
 def setting(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option that is also a variable `UPLOADER_…` and a key of the configuration file."""
+    attributes.setdefault("cls", Setting)
     name = max(names, key=len).removeprefix("--").replace("-", "_")
     attributes.setdefault("envvar", f"UPLOADER_{name.upper()}")
     return click.option(*names, **attributes)
