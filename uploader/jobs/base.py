@@ -224,11 +224,18 @@ class JobStore(Protocol):
     async def renew(self, heartbeats: Sequence[Heartbeat]) -> list[Renewed]:
         """Hold these leases for another ttl: one write for all."""
 
-    async def complete(self, lease: Lease, report: bytes) -> bool:
-        """The job succeeded; False if the lease was lost, and then nothing changed."""
+    async def complete(self, lease: Lease, report: bytes, *, progress: str | None = None) -> bool:
+        """The job succeeded; False if the lease was lost, and then nothing changed. `progress`: how far it came."""
 
     async def fail(
-        self, lease: Lease, error: str, *, retry_in: float | None, report: bytes | None = None, settled: bool = False
+        self,
+        lease: Lease,
+        error: str,
+        *,
+        retry_in: float | None,
+        report: bytes | None = None,
+        settled: bool = False,
+        progress: str | None = None,
     ) -> Ended | Literal["lost"]:
         """The job failed: for good, or to be tried again in `retry_in` seconds if it has attempts left."""
 

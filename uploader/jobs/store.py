@@ -129,15 +129,23 @@ class SqlJobStore:
             return []
         return await self._database.write(partial(transitions.renew, heartbeats=heartbeats))
 
-    async def complete(self, lease: Lease, report: bytes) -> bool:
+    async def complete(self, lease: Lease, report: bytes, *, progress: str | None = None) -> bool:
         """The job succeeded."""
-        return await self._end(lease, Completed(), report=report) == "succeeded"
+        return await self._end(lease, Completed(), report=report, progress=progress) == "succeeded"
 
     async def fail(
-        self, lease: Lease, error: str, *, retry_in: float | None, report: bytes | None = None, settled: bool = False
+        self,
+        lease: Lease,
+        error: str,
+        *,
+        retry_in: float | None,
+        report: bytes | None = None,
+        settled: bool = False,
+        progress: str | None = None,
     ) -> Ended | Literal["lost"]:
         """The job failed."""
-        return await self._end(lease, Failed(retry_in), error=error, report=report, settled=settled)
+        ending = Failed(retry_in)
+        return await self._end(lease, ending, error=error, report=report, settled=settled, progress=progress)
 
     async def release(self, lease: Lease, *, delay: float = 0.0) -> bool:
         """Give the job back."""
@@ -151,6 +159,7 @@ class SqlJobStore:
         error: str | None = None,
         report: bytes | None = None,
         settled: bool = False,
+        progress: str | None = None,
     ) -> Ended | Literal["lost"]:
         content = None if report is None else await anyio.to_thread.run_sync(transitions.compressed, report)
         work = partial(
@@ -160,6 +169,7 @@ class SqlJobStore:
             error=error,
             report=content,
             settled=settled,
+            progress=progress,
         )
         return await self._database.write(work)
 

@@ -247,6 +247,7 @@ def end(
     error: str | None = None,
     report: bytes | None = None,
     settled: bool = False,
+    progress: str | None = None,
     beat: int | None = None,
 ) -> Ended | Literal["lost"]:
     """End the lease (job, token) if it is still there, and with `beat` only if it gave no further sign of life."""
@@ -258,8 +259,10 @@ def end(
     settled = held.settled or settled
     what = after(ending, Standing(row.attempts, row.max_attempts, row.losses, settled, held.cancel is not None))
     text = error if error is not None else _why(ending, held.cancel, what)
-    left = _left(what, tx.now)
-    tx.connection.execute(_LEAVE_JOB, left | {"of_job": job, "new_progress": held.progress, "new_error": text})
+    if progress is not None and progress != held.progress:
+        tx.note(job, "progress", progress)
+    left = _left(what, tx.now) | {"new_progress": held.progress if progress is None else progress}
+    tx.connection.execute(_LEAVE_JOB, left | {"of_job": job, "new_error": text})
     outcome = "lost" if isinstance(ending, Lost) else what.ended
     ended = {"of_job": job, "of_number": row.leases, "now": tx.now, "new_outcome": outcome, "new_error": text}
     tx.connection.execute(_END_ATTEMPT, ended)

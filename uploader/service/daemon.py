@@ -8,10 +8,9 @@ is written for its job then, neither to the registry nor to the store.
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict, TypeVar
 
 import anyio
 import structlog
@@ -78,6 +77,14 @@ class DaemonSettings:
     margin_seconds: float = 5.0
     drain_seconds: float = 30.0
     lease_wait_seconds: float = 1.0
+
+
+class _Left(TypedDict):
+    """What a try leaves beside its outcome; the progress only where it was not told yet."""
+
+    settled: bool
+    report: bytes | None
+    progress: str | None
 
 
 class Daemon:
@@ -334,24 +341,22 @@ class Daemon:
         """Tell the store, until it answers: asked twice, it gives the same answer."""
         lease, store = running.lease, self._store
         content = report.to_json().encode() if report is not None else None
-        settled = running.settled
+        left: _Left = {"settled": running.settled, "report": content, "progress": running.untold_progress}
 
         async def tell() -> str:
             match verdict:
                 case Succeeded():
-                    return "succeeded" if await store.complete(lease, content or b"{}") else "lost"
+                    done = await store.complete(lease, content or b"{}", progress=left["progress"])
+                    return "succeeded" if done else "lost"
                 case _ if running.reason == "cancelled":
-                    return await store.fail(lease, "cancelled", retry_in=None, report=content, settled=settled)
+                    return await store.fail(lease, "cancelled", retry_in=None, **left)
                 case Stopped():
                     return "released" if await store.release(lease) else "lost"
                 case ForGood(why):
-                    return await store.fail(lease, why, retry_in=None, report=content, settled=settled)
+                    return await store.fail(lease, why, retry_in=None, **left)
                 case Again(why):
-                    return await store.fail(lease, why, retry_in=retry_in, report=content, settled=settled)
+                    return await store.fail(lease, why, retry_in=retry_in, **left)
 
-        if running.untold_progress is not None:  # else a short job would show for good how far it was at first
-            with suppress(JobStoreError):
-                await store.renew([Heartbeat(lease, running.untold_progress, settled)])
         retry_in = backoff_seconds(lease.job.attempts, self._chance())
         outcome = await self._insist(tell)
         running.log.info(outcome, **_said_of(verdict, retry_in if outcome == "again" else None))

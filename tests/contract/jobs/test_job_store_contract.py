@@ -448,6 +448,18 @@ async def test_pages_are_newest_first_and_meet(place: Place) -> None:
             await store.jobs(limit=0)
 
 
+async def test_job_that_ended_shows_how_far_it_came_at_the_end(place: Place) -> None:
+    async with place.open() as store:
+        done, failed = await submitted(store), await submitted(store)
+        one, two = await store.lease(limit=2, ttl=TTL)
+        await store.renew([Heartbeat(one, "1/2"), Heartbeat(two, "1/2")])
+        assert await store.complete(one, b"{}", progress="2/2")
+        assert await store.fail(two, "no", retry_in=None, progress="1/2") == "failed"
+        assert [found.progress for job in (done, failed) if (found := await store.get(job))] == ["2/2", "1/2"]
+        assert await kinds(store, done) == ["submitted", "leased", "progress", "progress", "succeeded"]
+        assert await kinds(store, failed) == ["submitted", "leased", "progress", "failed"]
+
+
 async def test_stats_count_jobs_by_state_and_tell_how_long_the_oldest_waits(place: Place, hands: Hands) -> None:
     async with place.open() as store, place.open():
         await store.submit([JobSpec(b"1"), JobSpec(b"2"), JobSpec(b"3"), JobSpec(b"4")])
