@@ -46,7 +46,7 @@ torture: $(TESTED) ## the long forms of the failure tests; seeds are printed
 	$(BIN)/python -m tests.torture.resume --registry spec
 	$(BIN)/python -m tests.torture.resume --registry distribution-2.8
 	$(BIN)/python -m tests.torture.jobs --engine sqlite --seconds 30 --races 100 --power-cuts 3 $(ARGS)
-	$(BIN)/python -m tests.torture.jobs --engine postgresql --seconds 30 --races 20 $(ARGS)
+	$(BIN)/python -m tests.torture.jobs --engine postgresql --seconds 30 --races 20 --power-cuts 3 $(ARGS)
 	$(BIN)/python -m tests.torture.leases --engine sqlite $(ARGS)
 	$(BIN)/python -m tests.torture.leases --engine postgresql $(ARGS)
 	$(BIN)/python -m tests.torture.daemon --kills 50 $(ARGS)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from multiprocessing.context import ForkServerProcess
 
+    from tests.torture.power_cut import Engine
     from uploader.jobs import Job, JobEvent
     from uploader.jobs.store import SqlJobStore
 
@@ -280,12 +281,12 @@ async def races(url: str, locks: Path, times: int) -> int:
     return times * len(pairs)
 
 
-def cut_power(folder: Path, times: int) -> None:
+def cut_power(folder: Path, times: int, engine: Engine) -> None:
     """Nothing confirmed is lost, and something is where commits do not wait for the disk: so the test can fail."""
     for durable in [True] * times + [False]:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             try:
-                cut = power_cut(Path(place), _CUT_SECONDS, durable=durable)
+                cut = power_cut(Path(place), _CUT_SECONDS, durable=durable, engine=engine)
             except PartMissing as missing:
                 sys.stdout.write(f"power cut: left out, {missing}\n")
                 return
@@ -300,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--engine", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--races", type=int, default=0, help="how often each pair of the race matrix is run")
-    parser.add_argument("--power-cuts", type=int, default=0, help="how many (SQLite; root)")
+    parser.add_argument("--power-cuts", type=int, default=0, help="how many (root)")
     options = parser.parse_args(arguments)
     quiet()
     sys.stderr.write(f"torture of the job store: {options}\n")
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         raced = anyio.run(partial(races, racing, folder / "locks", options.races))
         sys.stdout.write(f"{raced} races, each with one winner\n")
         if options.power_cuts:
-            cut_power(folder, options.power_cuts)
+            cut_power(folder, options.power_cuts, options.engine)
     return 0
 
 

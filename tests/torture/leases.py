@@ -88,6 +88,7 @@ class Torture:
                     raging.start_soon(self._submit_on, store, graph, registry)
                     await self._haunt(raging)
             self._outage.end()
+            await self._all_live()  # one that starts without a store ends, as it should
             await self._be_away(away)
             await self._wait_ended(store)
             group.cancel_scope.cancel()
@@ -95,13 +96,18 @@ class Torture:
             return await self._judge(store, registry)
 
     async def _keep(self, number: int) -> None:
-        """Start it again whenever it was killed."""
+        """Start it again whenever it was killed; it never ends by itself, whatever its store does."""
         while True:
             async with daemon_process(self._orders) as daemon:
                 self._living[number] = daemon
                 self._tell_ready()
-                await daemon.process.wait()
+                status = await daemon.process.wait()
+                assert status == -signal.SIGKILL, f"seed {self._seed}: ended with {status}: {daemon.log[-40:]}"
                 del self._living[number]
+
+    async def _all_live(self) -> None:
+        while len(self._living) < _DAEMONS:
+            await self._ready.wait()
 
     def _tell_ready(self) -> None:
         self._ready.set()
@@ -130,8 +136,7 @@ class Torture:
         """One thing after the other, save that a stopped daemon stays so meanwhile."""
         while True:
             await anyio.sleep(self._chance.uniform(0.2, 1.5))
-            while len(self._living) < _DAEMONS:
-                await self._ready.wait()
+            await self._all_live()
             daemon = self._living[self._chance.randrange(_DAEMONS)]
             match self._chance.choices(["stop", "kill", "away"], [70, 15, 15])[0]:
                 case "stop":

@@ -1,8 +1,9 @@
-"""The power cut: what the disk held at one moment, without what the system had not written yet (root; SQLite).
+"""The power cut: what the disk held at one moment, without what the system had not written yet (root).
 
-The store lies on a file system in a file. While a process submits jobs it is stopped, the file is copied, and the
-copy is mounted: every job that was confirmed has to be there. So that the test is known to be able to fail, the same
-is done with commits that do not wait for the disk, and then jobs have to be missing.
+The store lies on a file system in a file. While a process submits jobs it is stopped, and so is the server with all
+its processes where there is one; the file is copied, and the copy is mounted: every job that was confirmed has to be
+there. So that the test is known to be able to fail, the same is done with commits that do not wait for the disk, and
+then jobs have to be missing.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
+from sqlalchemy import text
 
+from tests.contract.jobs.postgresql import postgres_server
 from tests.torture.job_processes import Diary
 from uploader.jobs import JobSpec, open_store
+from uploader.jobs.postgres import PostgresDatabase
 from uploader.testing.parts import PartMissing, find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_DISK_BYTES: Final = 64 * 1024 * 1024
+    from uploader.jobs.store import SqlJobStore
+
+Engine = Literal["sqlite", "postgresql"]
+
+_DISK_BYTES: Final = {"sqlite": 64 * 1024 * 1024, "postgresql": 192 * 1024 * 1024}
 _START_SECONDS: Final = 20.0
 
 
@@ -39,15 +47,16 @@ class Cut:
     lost: int
 
 
-def power_cut(folder: Path, seconds: float, *, durable: bool) -> Cut:
+def power_cut(folder: Path, seconds: float, *, durable: bool, engine: Engine = "sqlite") -> Cut:
     """Submit for so long, cut the power, and count."""
     if os.geteuid() != 0:
         raise PartMissing("a simulated power cut mounts file systems, which only root may")
     disk, after, diary = folder / "disk", folder / "after", folder / "diary"
-    _make_disk(disk)
-    with _mounted(disk, folder / "mnt") as place:
+    _make_disk(disk, _DISK_BYTES[engine])
+    with _mounted(disk, folder / "mnt") as place, _store(place, engine) as store:
+        os.sync()  # what a new server wrote; what comes from here on is what the test is about
         process = multiprocessing.get_context("spawn").Process(
-            target=_submit_for_ever, args=(_url(place), diary, durable), daemon=True
+            target=_submit_for_ever, args=(store.url, diary, durable), daemon=True
         )
         process.start()
         try:
@@ -55,23 +64,40 @@ def power_cut(folder: Path, seconds: float, *, durable: bool) -> Cut:
             time.sleep(seconds)
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
+            store.freeze()
             confirmed = set(diary.read_text().split())
             shutil.copyfile(disk, after)
         finally:
             process.kill()
             process.join()
-    with _mounted(after, folder / "mnt") as place:
-        present = anyio.run(_ids, _url(place))
+            store.end()
+    with _mounted(after, folder / "mnt") as place, _store(place, engine) as store:
+        present = anyio.run(_ids, store.url)
     return Cut(len(confirmed), len(confirmed - present))
 
 
-def _url(place: Path) -> str:
-    return f"sqlite:///{place}/jobs.db"
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """`freeze` stops the processes that are the store's own; `end` ends them."""
+
+    url: str
+    freeze: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
 
 
-def _make_disk(path: Path) -> None:
+@contextmanager
+def _store(place: Path, engine: Engine) -> Iterator[_Store]:
+    if engine == "sqlite":
+        yield _Store(f"sqlite:///{place}/jobs.db")
+        return
+    with postgres_server(place / "data") as server:
+        server.sql("ALTER DATABASE postgres RESET ALL")  # what made it lazy before the cut
+        yield _Store(server.url("postgres"), server.freeze, server.kill_all)
+
+
+def _make_disk(path: Path, size: int) -> None:
     with path.open("wb") as file:
-        file.truncate(_DISK_BYTES)
+        file.truncate(size)
     subprocess.run([find_program("mkfs.ext4"), "-q", str(path)], check=True)
 
 
@@ -103,11 +129,21 @@ def _submit_for_ever(url: str, diary: Path, durable: bool) -> None:
 async def _submit(url: str, diary: Diary, durable: bool) -> None:
     async with open_store(url) as store:
         if not durable:
-            writer = store._database._writer.connection.dbapi_connection  # type: ignore[attr-defined]
-            writer.execute("PRAGMA synchronous = NORMAL")
+            await _be_lazy(store)
         while True:
             for answer in await store.submit([JobSpec(b"{}")]):
                 diary.write(answer.id)
+
+
+async def _be_lazy(store: SqlJobStore) -> None:
+    """What the store refuses to be told by a database's settings: so it is told behind its back."""
+    if isinstance(store._database, PostgresDatabase):
+        lazy = text("ALTER DATABASE postgres SET synchronous_commit = off")
+        await store._database.write(lambda tx: tx.connection.execute(lazy) and None)
+        await store._database._engine.dispose()
+    else:
+        writer = store._database._writer.connection.dbapi_connection  # type: ignore[attr-defined]
+        writer.execute("PRAGMA synchronous = NORMAL")
 
 
 async def _ids(url: str) -> set[str]:

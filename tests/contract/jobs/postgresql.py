@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,15 +22,17 @@ _START_SECONDS: Final = 40.0
 
 
 class PostgresServer:
-    """A server on a Unix socket, which any process of this machine may use."""
+    """A server on a Unix socket, which any process of this machine may use. Its files are in `data`."""
 
-    def __init__(self, folder: Path, programs: Path, user: str | None) -> None:
+    def __init__(self, folder: Path, data: Path, programs: Path, user: str | None) -> None:
         self._folder = folder
+        self._data = data
         self._programs = programs
         self._user = user
         self._settings = ["-k", str(folder), "-h", "", "-c", "recovery_init_sync_method=syncfs"]
         self._process: subprocess.Popen[bytes] | None = None
         self._made: set[str] = set()
+        self._restarts = 0
 
     def empty_database(self, name: str = "jobs") -> str:
         """The URL of the database of this name, without anything in it.
@@ -38,22 +40,27 @@ class PostgresServer:
         It is used again by the next test: every new one has 300 files, which a restart would wait for.
         """
         if name in self._made:
-            self._sql(name, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-            self._sql(name, f"ALTER DATABASE {name} RESET ALL")
+            self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
+            self.sql(f"ALTER DATABASE {name} RESET ALL", name)
         else:
-            self._sql("postgres", f"CREATE DATABASE {name}")
+            self.sql(f"CREATE DATABASE {name}")
             self._made.add(name)
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """Of the database of this name."""
         return f"postgresql://postgres@/{name}?host={self._folder}"
 
-    def _sql(self, database: str, statements: str) -> None:
-        self._run("psql", "-q", "-U", "postgres", "-d", database, "-c", statements)
+    def sql(self, statement: str, database: str = "postgres") -> None:
+        """Run it, also where the server was told to write nothing."""
+        self._run("psql", "-q", "-U", "postgres", "-d", database, "-c", statement)
 
     def start(self) -> None:
         """Start, also after `kill`: its children may then take a moment to notice."""
         until = time.monotonic() + _START_SECONDS
         while not self._ready():
             if self._process is None or self._process.poll() is not None:
-                command = [str(self._programs / "postgres"), "-D", str(self._folder), *self._settings]
+                command = [str(self._programs / "postgres"), "-D", str(self._data), *self._settings]
                 with (self._folder / "log").open("ab") as log:
                     self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user)
             if time.monotonic() > until:
@@ -64,10 +71,33 @@ class PostgresServer:
         """As by a crash: what was committed has to be there after `start`."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Stop all its processes where they are, as in the moment of a power cut; only `kill_all` ends that."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def kill_all(self) -> None:
+        """All its processes at once: nobody is left who could write anything, or notice."""
+        self.freeze()
+        for process in reversed(self._processes()):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
     def restart(self) -> None:
-        """Kill it and start it again."""
-        self.kill()
+        """Kill it, or all its processes, in turn, and start it again at once."""
+        (self.kill, self.kill_all)[self._restarts % 2]()
+        self._restarts += 1
         self.start()
+
+    def _processes(self) -> list[int]:
+        """The first one comes first: stopped, it makes no more."""
+        if self._process is None or self._process.poll() is not None:
+            return []
+        first = self._process.pid
+        os.kill(first, signal.SIGSTOP)
+        os.waitid(os.P_PID, first, os.WSTOPPED | os.WNOWAIT)
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def stop(self) -> None:
         """End it without waiting for anybody: nothing is needed any more."""
@@ -83,20 +113,23 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> int:
         command = [str(self._programs / program), "-h", str(self._folder), *arguments]
-        quiet = os.environ | {"PGOPTIONS": "-c client_min_messages=error"}
+        quiet = os.environ | {"PGOPTIONS": "-c client_min_messages=error -c default_transaction_read_only=off"}
         return subprocess.run(command, check=check, stdout=subprocess.DEVNULL, env=quiet).returncode
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server until the block ends."""
+def postgres_server(data: Path | None = None) -> Iterator[PostgresServer]:
+    """Run a server until the block ends, on the files of an earlier one where `data` has them."""
     library = _library()
     folder = Path(tempfile.mkdtemp(prefix="uploader-pg-"))  # short, as paths of sockets must be
     try:
-        (folder / "data").mkdir()
-        made = library.PostgresServer(folder / "data")  # knows a user for the server, where we are root
+        data = data or folder / "data"
+        data.mkdir(exist_ok=True)
+        made = library.PostgresServer(data)  # knows a user for the server, where we are root
         made.ensure_pgdata_inited()
-        server = PostgresServer(folder / "data", made.bin_path, made.system_user)
+        if made.system_user is not None:
+            shutil.chown(folder, made.system_user)
+        server = PostgresServer(folder, data, made.bin_path, made.system_user)
         server.start()
         try:
             yield server
