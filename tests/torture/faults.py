@@ -187,7 +187,7 @@ async def _make_material(folder: Path, number: int) -> Material:
 
 def _most_needed(graph: dict[str, Any], chance: Random) -> list[str]:
     """What the package needs that needs most, in any order; nothing where that is too little for a choice."""
-    dependencies = {package["id"]: package["dependencies"] for package in graph["packages"]}
+    dependencies = {one["id"]: one["dependencies"] for one in graph["packages"] if one.get("push", True)}
     closures: list[set[str]] = []
     for package in dependencies:
         closure, rest = set[str](), [package]
@@ -196,7 +196,7 @@ def _most_needed(graph: dict[str, Any], chance: Random) -> list[str]:
             closure |= new
             rest += new
         closures.append(closure)
-    largest = max(closures, key=len)
+    largest = max(closures, key=len, default=set[str]())
     return chance.sample(sorted(largest), len(largest)) if len(largest) > 2 else []
 
 
@@ -217,8 +217,8 @@ def _diff_ids(
 class _Run:
     """Attempts under faults, and one without.
 
-    Every third is choosy: the first attempt leaves out one package that another one needs, the later ones leave out
-    others of those, so that manifests meet that lack different things.
+    Some are choosy: a first attempt, without faults, leaves out one package that another one needs, the later ones
+    leave out others of those, so that manifests meet that lack different things.
 
     Mutable: whether something may not be seen yet that is there, and whether all ended by itself and without doubt.
     """
@@ -230,8 +230,8 @@ class _Run:
         self._tally = tally
         self._late = False
         self._calm = True
-        self._choice = _most_needed(material.graph, chance) if chance.random() < 0.33 else []
-        self._chosen = False
+        self._choice = _most_needed(material.graph, chance) if chance.random() < 0.5 else []
+        self._begun = False
 
     async def carry_out(self, seed: int) -> None:
         quirks, login = self._chance.choice(_REGISTRIES), self._chance.choice(_LOGINS)
@@ -248,16 +248,18 @@ class _Run:
             self._tally.requests += len(registry.requests)
 
     async def _attempt(self) -> None:
-        certain = self._chance.random() < 0.4
-        faults = self._faults(_REFUSALS if certain else _REFUSALS + _DOUBTS)
+        calm = bool(self._choice) and not self._begun
+        certain = calm or self._chance.random() < 0.4
+        faults = [] if calm else self._faults(_REFUSALS if certain else _REFUSALS + _DOUBTS)
         for fault in faults:
             self._registry.inject(fault)
         before, seen = dict(self._repository.tags), len(self._registry.requests)
         # Where nothing stalls the limits are longer, so that a slow machine is not taken for a stall.
         set_speed(SPEED / 5 if certain else SPEED)
-        end = self._chance.choice(_ENDS)
+        end = "through" if calm else self._chance.choice(_ENDS)
         self._tally.ends[end] += 1
         options = self._options()
+        self._begun = True
         narrowed = len(self._repository.narrowed)
         report = await self._push(self._orders(**options), end)
         self._registry.clear_faults()
@@ -316,8 +318,7 @@ class _Run:
         if self._choice:
             first, *others = self._choice
             many = self._chance.randint(min(2, len(others)), len(others))
-            options["exclude"] = tuple(self._chance.sample(others, many)) if self._chosen else (first,)
-            self._chosen = True
+            options["exclude"] = tuple(self._chance.sample(others, many)) if self._begun else (first,)
         elif self._chance.random() < 0.3:
             ids = [package["id"] for package in self._material.graph["packages"]]
             options["exclude"] = tuple(self._chance.sample(ids, self._chance.randint(1, min(3, len(ids)))))
