@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.package import PackageId
-    from uploader.record import Record
     from uploader.service.allowed import Allowed
     from uploader.service.destination import Destination
     from uploader.service.heal import View
@@ -94,7 +93,7 @@ async def verify(
     task, _ = await _what_to_verify(sources, to, options, deep=deep)
     with wiring.open_record(options) as record:
         opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True, record=record)
-        task = _with_problem(task, record)
+        task = replace(task, notes=(*task.notes, record.problem)) if record.problem else task
         return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress or silent)
 
 
@@ -132,8 +131,7 @@ async def heal(
         def opened() -> AbstractAsyncContextManager[Destination]:
             return wiring.open_destination(reference, options, emit=emit, record=record)
 
-        task = _with_problem(replace(task, tags=None), record)
-        healing = HealTask(task, push_again if loaded else None, dry_run)
+        healing = HealTask(replace(task, tags=None), push_again if loaded else None, dry_run)
         return await run_heal(healing, opened, stop=stop, progress=progress or silent)
 
 
@@ -249,10 +247,6 @@ async def _run(
     if shared is not None and report.error is not None and isinstance(reference, Repository):
         shared.registries.log_in_anew(reference)
     return report
-
-
-def _with_problem(task: VerifyTask, record: Record) -> VerifyTask:
-    return replace(task, notes=(*task.notes, record.problem)) if record.problem else task
 
 
 async def _what_to_verify(

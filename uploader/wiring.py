@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from uploader.errors import InputError
 from uploader.model.events import BytesSent
 from uploader.model.reference import Destination as DestinationReference
 from uploader.model.reference import LayoutFolder, Repository, parse_image
@@ -74,7 +75,9 @@ def open_record(options: PushOptions) -> Record:
 
 
 def make_contents(options: PushOptions, record: Record, images: ImageMaker, beside: Beside | None = None) -> Contents:
-    """How packages become layers; raises InputError for a codec or level that is not known."""
+    """How packages become layers; raises InputError for a codec or level that is not known, or no folder to pack in."""
+    if options.temp_dir is not None and not options.temp_dir.is_dir():
+        raise InputError(f"temp_dir is {options.temp_dir}: there is no such folder")
     codec = find_codec(options.codec, options.level)
     rules = PackingRules(
         codec,

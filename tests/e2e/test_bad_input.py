@@ -9,6 +9,7 @@ import pytest
 
 from uploader.testing import FakeRegistry
 from uploader.testing.graphs import write_graph
+from uploader.testing.packages import write_packages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,8 +76,18 @@ async def test_bad_usage_is_exit_2(command: Command) -> None:
         ["push"],
         ["push", "graph.json"],
         ["push", "graph.json", "--to", "oci-layout:x", "--level", "99"],
+        ["push", "graph.json", "--to", "oci-layout:x", "--temp-dir", "gone"],
+        ["push", "graph.json", "--to", "oci-layout:x", "--limit-requests", "60/d"],
     ):
         assert (await command.run(*arguments)).status == 2
+    assert (await command.run("config", "check", UPLOADER_LIMIT_REQUESTS="sixty")).status == 2
+
+
+@pytest.mark.asyncio
+async def test_that_gaps_are_the_failure_is_said(command: Command, tmp_path: Path) -> None:
+    graph = write_packages(tmp_path, {"app": ["lib"], "lib": []}, keys={"lib": {"push": False}})
+    ended = await command.push(graph, "oci-layout:cache", "--strict")
+    assert (ended.status, ended.stderr.splitlines()[-1]) == (1, "--strict: what is incomplete counts as failed")
 
 
 @pytest.mark.asyncio

@@ -73,7 +73,9 @@ async def test_what_could_not_be_asked_is_exit_1_and_nothing_at_all_exit_3(comma
         registry.inject(Fault(on="get-manifest", then=Answer(403)))
         assert (await command.run("verify", cache)).status == 3
         registry.inject(Fault(on="tags", then=Answer(403)))
-        assert (await command.run("verify", cache)).status == 3
+        none = await command.run("verify", cache, "--state", graph)
+        assert (none.status, "0 tags: not known what is there" in none.stderr) == (3, True)
+        assert "left alone" in none.stderr, "the record cannot be used"
         assert (await command.run("heal", cache)).status == 3
 
 

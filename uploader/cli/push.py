@@ -142,6 +142,8 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
 
     for line in summary(report, time.monotonic() - began, planned=call.planned):
         print(line, file=sys.stderr)
+    if options.strict and report.totals.incomplete and not call.planned:
+        print("--strict: what is incomplete counts as failed", file=sys.stderr)
     sys.exit(status)
 
 

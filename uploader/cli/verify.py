@@ -98,6 +98,7 @@ def verify_summary(report: VerifyReport, seconds: float) -> Iterator[str]:
     yield from _gaps(report)
     if foreign := [entry.tag for entry in report.tags if entry.state == "foreign"]:
         yield f"neither uploader's nor Spack's, not looked at: {some(foreign)}"
+    yield from report.notes
     if report.error:
         yield f"ended early: {report.error}"
     yield totals_line(report)
@@ -117,7 +118,8 @@ def totals_line(report: VerifyReport) -> str:
         (totals.foreign, "foreign"),
         (totals.unchecked, "not reached"),
     ]
-    return f"{totals.tags} tags: " + (", ".join(f"{count} {word}" for count, word in parts if count) or "nothing there")
+    nothing = "not known what is there" if report.error else "nothing there"
+    return f"{totals.tags} tags: " + (", ".join(f"{count} {word}" for count, word in parts if count) or nothing)
 
 
 def _gaps(report: VerifyReport) -> Iterator[str]:

@@ -162,7 +162,8 @@ class Authorizer:
             if credentials is not None:
                 raise UnusableError(
                     f"{self._host()} wants the login sent to {origin_of(challenge.realm)}, which is not its own token "
-                    "service; if that is right, allow it with the setting auth_realms"
+                    "service; if that is right, allow it with the setting auth_realms "
+                    f"(--auth-realms {urlsplit(challenge.realm).hostname})"
                 )
             if not challenge.realm.startswith("https:"):
                 raise UnusableError(f"{self._host()} names a token service without TLS: {origin_of(challenge.realm)}")

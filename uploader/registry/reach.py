@@ -102,7 +102,7 @@ class Reach(AbstractResolver):
         which = host if host == address else f"{host} ({address})"
         return (
             f"was sent on to {which}, which is inside a private network, while the registry {self._host} is not; "
-            "if that is right, allow it with the setting auth_realms"
+            f"if that is right, allow it with the setting auth_realms (--auth-realms {host})"
         )
 
 
