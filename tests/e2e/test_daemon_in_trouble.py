@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -253,3 +254,22 @@ async def test_a_read_only_disk_is_exit_3_and_its_jobs_are_there_when_it_is_writ
         async with serving(command, "--jobs-url", url) as daemon:
             await daemon.wait_said("failed")  # an empty object is no job
             assert (await readiness(daemon))[0] == 200
+
+
+LIBRARY_LOSES_ITS_BROKER = """
+import logging
+from uploader.cli import logs
+logs.configure("json", "info")
+try:
+    raise ConnectionError("closed by\\nserver")
+except ConnectionError:
+    logging.getLogger("library").exception("Message fetch error")
+"""
+
+
+def test_connection_that_a_library_lost_is_one_line_of_the_log_without_a_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", LIBRARY_LOSES_ITS_BROKER], check=True, capture_output=True, text=True)
+    line = json.loads(done.stderr)
+    del line["ts"]
+    error = "ConnectionError: closed by server"
+    assert line == {"library": "library", "error": error, "level": "warning", "msg": "Message fetch error"}

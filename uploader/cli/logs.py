@@ -42,7 +42,10 @@ class _Libraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(record.name).bind(library=record.name)
         error = record.exc_info[1] if record.exc_info else None
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if record.name == "aiohttp.server":  # bugs are caught before; this is what clients do to their connections
-            log.info(record.getMessage(), error=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+            log.info(record.getMessage(), error=said)
+        elif type(error).__name__ == "ConnectionError":  # Python's, or redis': a broker is away, or we leave it
+            log.log(min(record.levelno, logging.WARNING), record.getMessage(), error=said)
         else:
             log.log(record.levelno, record.getMessage(), exc_info=error)
