@@ -123,8 +123,10 @@ def test_image_is_made_of_what_is_here() -> None:
     assert str(Path(state).parent) in text  # a folder that its user may write
 
 
-def test_unit_starts_the_daemon_with_its_configuration(tmp_path: Path) -> None:
+def test_unit_starts_the_daemon_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = unit()["Service"]
+    assert "Environment=XDG_STATE_HOME=%S\n" in (DEPLOY / "uploader.service").read_text()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # as %S is /var/lib
     program, command, *arguments = shlex.split(service["ExecStart"])
     assert (Path(program).name, command) == ("uploader", "serve")
     configuration = tmp_path / "config.toml"
@@ -133,14 +135,18 @@ def test_unit_starts_the_daemon_with_its_configuration(tmp_path: Path) -> None:
         'intake = "nats://host/jobs"\nat_once = 3\n'
     )
     here = [str(configuration) if argument == "/etc/uploader/config.toml" else argument for argument in arguments]
-    plan = _plan(serve.make_context("serve", here).params)
-    assert plan.jobs_url == "sqlite:////var/lib/uploader/jobs.db"
+    plan = _plan(serve.make_context("serve", [*here]).params)
+    assert plan.jobs_url == f"sqlite:///{tmp_path / service['StateDirectory']}/jobs.db"
+    assert plan.options.state == tmp_path / service["StateDirectory"] / "record.db"
     assert plan.allowed.source_roots == (tmp_path, Path("/usr"))
     assert [pattern.text for pattern in plan.allowed.destinations or ()] == [
         "ghcr.io/org/**",
         "oci+http://localhost:5000/*",
     ]
     assert (plan.intakes[0].name, plan.daemon.at_once) == ("jobs", 3)
+    configuration.write_text(f'source_root = "{tmp_path}"\njobs_url = "postgresql://host/jobs"\nstate = "none"\n')
+    plan = _plan(serve.make_context("serve", [*here]).params)
+    assert (plan.jobs_url, plan.options.state) == ("postgresql://host/jobs", None)
     assert service["StateDirectory"] == "uploader"
     assert service["WorkingDirectory"] == "/var/lib/uploader"  # else a daemon without source_root would read from /
     assert float(service["TimeoutStopSec"]) > plan.daemon.drain_seconds
