@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from uploader.model.descriptor import Layer
-    from uploader.model.package import Package, PackageGraph, PackageId
+    from uploader.model.package import Package, PackageGraph, PackageId, Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Plan:
         self._layer: list[LayerOutcome | None] = [self._left_out(p, selected) for p in self._packages]
         self._layer += [LeftOut("unknown-id")] * len(self._unknown)
         self._manifest: list[ManifestOutcome | None] = [None] * len(self._packages)
+        self._done: list[Layer | None] = [None] * len(self._layer)
+        self._platform = self._numbered_platforms()
         self._parents, self._waiting = self._link()
         self._seen = [0] * len(self._layer)
         self._visit = 0
@@ -103,6 +105,8 @@ class Plan:
         self._layer[number] = outcome
         if isinstance(outcome, Failed):
             self._unsettled -= 1
+        else:
+            self._done[number] = outcome.layer
         self._waiting[number] -= 1
         if self._waiting[number] == 0:
             self._settle_markers(number)
@@ -118,20 +122,16 @@ class Plan:
     def closure(self, package: Package) -> Closure:
         """What the package's manifest names and lacks; its marker must have settled."""
         root = self._number[package.id]
+        done, platforms = self._done, self._platform
+        platform = platforms[root]
         layers: list[Layer] = []
         missing: list[Missing] = []
         for index, number in enumerate(self._post_order(root)):
-            match self._layer[number]:
-                case Done() | Failed() if self._packages[number].platform != package.platform:
-                    missing.append(self._missing(number, "other-platform", index))
-                case Done(layer):
-                    layers.append(layer)
-                case Failed():
-                    missing.append(self._missing(number, "failed", index))
-                case LeftOut(why):
-                    missing.append(self._missing(number, why, index))
-                case _:
-                    raise ValueError(f"the closure of {package.id!r} has not settled")
+            layer = done[number]
+            if layer is not None and platforms[number] == platform:
+                layers.append(layer)
+            else:
+                missing.append(self._missing(number, self._why_missing(number, platform), index))
         return Closure(tuple(layers), tuple(missing))
 
     def interrupt(self, why: str) -> None:
@@ -152,6 +152,23 @@ class Plan:
             if layer is None:
                 raise ValueError("the plan has not finished")
             yield PackageOutcome(package, layer, self._manifest[number])
+
+    def _why_missing(self, number: int, platform: int) -> str:
+        """Why a manifest of that platform cannot name the layer, which has settled."""
+        match self._layer[number]:
+            case LeftOut(why):
+                return why
+            case Done() | Failed() if self._platform[number] != platform:
+                return "other-platform"
+            case Failed():
+                return "failed"
+            case _:
+                raise ValueError(f"the layer of {self._packages[number].id!r} has not settled")
+
+    def _numbered_platforms(self) -> list[int]:
+        """Of each package a number for its platform: closures compare it often."""
+        numbers: dict[Platform, int] = {}
+        return [numbers.setdefault(package.platform, len(numbers)) for package in self._packages]
 
     def _number_unknown_ids(self) -> list[PackageId]:
         known = self._number

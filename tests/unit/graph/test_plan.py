@@ -456,7 +456,7 @@ def test_a_manifest_cannot_end_twice_nor_before_its_layer() -> None:
 
 def test_what_has_not_settled_has_no_closure_and_no_outcome() -> None:
     plan = Plan(PackageGraph(CHAIN), frozenset(package.id for package in CHAIN))
-    with pytest.raises(ValueError, match="the closure of 'app' has not settled"):
+    with pytest.raises(ValueError, match="has not settled"):
         plan.closure(CHAIN[0])
     with pytest.raises(ValueError, match="the plan has not finished"):
         list(plan.outcomes())
