@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -75,6 +77,27 @@ async def test_each_push_counts_what_is_its_own() -> None:
             assert (one.traffic().bytes_sent, other.traffic().bytes_sent) == (2000, 300)
             assert (one.traffic().requests, other.traffic().requests) == (2, 2)
             assert sum(told) == 2000
+
+
+async def test_pushes_that_ended_are_let_go_while_another_keeps_the_registry_open() -> None:
+    """Each has a repository of its own, as many jobs of a daemon have."""
+    async with FakeRegistry() as registry:
+        pool = a_pool(Clock())
+        async with pool.open(repository(registry, "held"), emit=nothing, sent=nothing):
+            remembered = [await used(pool, repository(registry, f"to/{number}")) for number in range(300)]
+            gc.collect()
+            assert 0 < sum(push() is not None for push in remembered) < 100
+
+
+class Listener:
+    def __call__(self, _: object) -> None:
+        pass
+
+
+async def used(pool: RegistryPool, where: Repository) -> weakref.ref[Listener]:
+    listener = Listener()
+    async with pool.open(where, emit=listener, sent=listener):
+        return weakref.ref(listener)
 
 
 async def test_certificates_that_cannot_be_used_are_no_matter_for_plain_http(tmp_path: Path) -> None:

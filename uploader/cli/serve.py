@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uploader.cli import logs
+from uploader.cli.arenas import use_one_arena
 from uploader.cli.running import fail, run
 from uploader.cli.settings import Size, auth_realms_option, config_option, default_state, limit_requests_option, setting
 from uploader.errors import InputError, JobStoreError, UploaderError
@@ -90,6 +91,7 @@ def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_with_options
 def serve(**given: Any) -> None:
     """Serve until told to stop."""
+    use_one_arena()
     logs.configure(given["log"], given["log_level"])
     import structlog  # noqa: PLC0415
 

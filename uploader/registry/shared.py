@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOGIN_SECONDS: Final = 600.0
 """How long a login is used for new pushes: who rotates it need not restart anything."""
+_MOST_LOGINS: Final = 64
+"""Of the repositories that came last. Each holds on to the push that made it, and a daemon may see thousands a day."""
 
 
 class _Host:
@@ -61,6 +63,13 @@ class _Host:
         )
         self.listeners: list[Emit] = []
         self.logins: dict[tuple[str, bool], tuple[float, Authorizer]] = {}
+
+    def keep_login(self, of: tuple[str, bool], login: Authorizer) -> None:
+        """For pushes to come; the oldest one makes room, and those who use it do so on."""
+        self.logins.pop(of, None)
+        self.logins[of] = (time.monotonic(), login)
+        if len(self.logins) > _MOST_LOGINS:
+            del self.logins[next(iter(self.logins))]
 
     def _tell(self, event: Event) -> None:
         """A wait that the host asks for holds everybody back."""
@@ -179,5 +188,5 @@ class RegistryPool:
             login=login,
         )
         if login is None:
-            host.logins[repository.name, foreign] = (time.monotonic(), client.login)
+            host.keep_login((repository.name, foreign), client.login)
         return client
