@@ -192,9 +192,7 @@ class Disk:
 
     def fill(self, daemon: Serving) -> None:
         if self._how == "tmpfs":
-            with (self.folder / "ballast").open("wb", buffering=0) as file, suppress_full():
-                while True:
-                    file.write(b"x" * 4096)
+            fill(self.folder / "ballast")
         else:
             self._limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, self._limits[1]))
@@ -204,6 +202,13 @@ class Disk:
             (self.folder / "ballast").unlink()
         else:
             resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, self._limits)
+
+
+def fill(ballast: Path) -> None:
+    """Write until there is no room any more."""
+    with ballast.open("wb", buffering=0) as file, suppress_full():
+        while True:
+            file.write(b"x" * 4096)
 
 
 @contextmanager

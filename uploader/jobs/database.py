@@ -62,10 +62,12 @@ class Changes:
 class Database(Protocol):
     """One of the engines. The work is plain SQLAlchemy Core, and may be run again: it must change nothing else.
 
-    A cancelled caller gets its answer all the same, so that nothing is done unknown to anybody.
+    A cancelled caller gets its answer all the same, so that nothing is done unknown to anybody. `full`: a write found
+    no room, where that is no reason for a smaller one to find none; whoever made sure that there is some takes it back.
     """
 
     changes: Changes
+    full: bool
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run the work in a transaction; when this returns, it is durable."""

@@ -69,6 +69,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, *, clock: Clock | None = None, schema: Schema | None = None) -> None:
         self.changes = Changes()
+        self.full = False
         self._dsn = make_url(url).set(drivername="postgresql")
         self._wall = (clock or Clock()).wall
         self._schema = schema or Schema()
@@ -169,6 +170,7 @@ class PostgresDatabase:
 
     def _mapped(self, problem: BaseException | None, state: str | None) -> JobStoreError:
         kind, advice = _PROBLEMS.get(state or "", _TO_LOOK_AT)
+        self.full = self.full or kind == "full"
         said = str(problem) or type(problem).__name__
         return JobStoreError(f"use the jobs in {self._name}: {said}; {advice}", problem=kind)
 

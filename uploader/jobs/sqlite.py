@@ -97,6 +97,7 @@ class SqliteDatabase:
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.changes = Changes()
+        self.full = False  # every write needs room in the log, so a small one tells by itself
         self._path = path.resolve()
         self._patience_seconds = patience_seconds
         self._wall = (clock or Clock()).wall or time.time

@@ -272,8 +272,11 @@ class SqlJobStore:
         return pruned
 
     async def check(self) -> None:
-        """Write something."""
-        await self._database.write(upkeep.check)
+        """Write something: so much, after a write that found no room, that there has to be room again."""
+        was_full = self._database.full
+        await self._database.write(upkeep.check_room if was_full else upkeep.check)
+        if was_full:
+            self._database.full = False
 
     async def open(self) -> None:
         """Put this process on the list; called once, before anything else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from uploader.jobs.database import Transaction
 
 _CHECKED: Final = "checked"
+_ROOM_BYTES: Final = 64 * 1024
 _HELD: Final = (leases.c.job, leases.c.token, leases.c.ttl, leases.c.beat)
 
 
@@ -106,6 +108,16 @@ def forget_messages(tx: Transaction, keep_seconds: float) -> None:
 
 def check(tx: Transaction) -> None:
     """Write something small."""
-    checked = update(facts).where(facts.c.name == _CHECKED).values(value=str(tx.now))
+    _write_fact(tx, str(tx.now))
+
+
+def check_room(tx: Transaction) -> None:
+    """Write more than pages that are there already have room for, and which cannot be compressed."""
+    _write_fact(tx, secrets.token_hex(_ROOM_BYTES // 2))
+    check(tx)
+
+
+def _write_fact(tx: Transaction, value: str) -> None:
+    checked = update(facts).where(facts.c.name == _CHECKED).values(value=value)
     if not tx.connection.execute(checked).rowcount:
-        tx.connection.execute(insert(facts), [{"name": _CHECKED, "value": str(tx.now)}])
+        tx.connection.execute(insert(facts), [{"name": _CHECKED, "value": value}])

@@ -358,16 +358,21 @@ class Daemon:
                     return await store.fail(lease, why, retry_in=retry_in, **left)
 
         retry_in = backoff_seconds(lease.job.attempts, self._chance())
-        outcome = await self._insist(tell)
+        outcome = await self._insist(tell, running)
         running.log.info(outcome, **_said_of(verdict, retry_in if outcome == "again" else None))
         self._count(running, outcome, report)
 
-    async def _insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _insist(self, call: Callable[[], Awaitable[_T]], running: Running) -> _T:
         while True:
             try:
-                return await call()
+                answer = await call()
             except JobStoreError as error:
+                running.untold_end = True
                 await self._store_failed("end a job", error)
+            else:
+                running.untold_end = False
+                self._store_works()
+                return answer
 
     def _count(self, running: Running, outcome: str, report: Report | None) -> None:
         if outcome in {"succeeded", "failed", "dead", "cancelled"}:
@@ -393,7 +398,8 @@ class Daemon:
         await anyio.sleep(_PAUSE_SECONDS)
 
     def _store_works(self) -> None:
-        if not self._store_answers:
+        """One call was answered. On a full disk a store may lease a job every second and end none."""
+        if not self._store_answers and not any(running.untold_end for running in self._running.values()):
             self._store_answers = True
             _log.info("the job store answers again")
 

@@ -39,6 +39,7 @@ class Running:
         self.scope = anyio.CancelScope()
         self.reason: Reason | None = None
         self.settling = False
+        self.untold_end = False  # the store was told of it, and did not take it
         self.registry = "none"
         self.settled = False
         self.begins_anew = False
