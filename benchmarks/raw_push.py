@@ -1,6 +1,6 @@
 """The same requests as a push needs, from memory and with nothing around them: what the registry itself takes.
 
-    python -m benchmarks.raw_push LAYOUT HOST
+    python -m benchmarks.raw_push LAYOUT HOST CONNECTIONS
 
 Every unique blob by POST and PUT, then every manifest at its tag. Prints its seconds as JSON, without its own start.
 """
@@ -15,7 +15,6 @@ from collections import deque
 from pathlib import Path
 from typing import TypeAlias
 
-_CONNECTIONS = 16
 _Blob: TypeAlias = "tuple[str, bytes]"
 
 
@@ -72,9 +71,9 @@ def read_layout(layout: Path) -> tuple[deque[_Blob], deque[_Blob]]:
     return deque(blobs.items()), manifests
 
 
-async def _push(host: str, blobs: deque[_Blob], manifests: deque[_Blob]) -> None:
+async def _push(host: str, count: int, blobs: deque[_Blob], manifests: deque[_Blob]) -> None:
     name, _, port = host.rpartition(":")
-    opened = [await asyncio.open_connection(name, int(port)) for _ in range(_CONNECTIONS)]
+    opened = [await asyncio.open_connection(name, int(port)) for _ in range(count)]
     connections = [Connection(reader, writer, host) for reader, writer in opened]
 
     async def work(connection: Connection, queue: deque[_Blob], *, manifests: bool) -> None:
@@ -91,7 +90,7 @@ def main() -> None:
     """Read, push, tell the time."""
     blobs, manifests = read_layout(Path(sys.argv[1]))
     began = time.perf_counter()
-    asyncio.run(_push(sys.argv[2], blobs, manifests))
+    asyncio.run(_push(sys.argv[2], int(sys.argv[3]), blobs, manifests))
     print(json.dumps({"push": time.perf_counter() - began}))
 
 

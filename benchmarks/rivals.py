@@ -53,11 +53,13 @@ def oras(layout: Path, interpreter: str) -> Contender:
     return Contender("oras-py", program)
 
 
-def raw(layout: Path) -> Contender:
-    """The same requests with nothing around them."""
-    return Contender(
-        "raw requests", lambda server: Program(python("benchmarks.raw_push", layout, server.host), tells=True)
-    )
+def raw(layout: Path, connections: int = 16) -> Contender:
+    """The same requests with nothing around them, one at a time on each connection."""
+
+    def program(server: Server) -> Program:
+        return Program(python("benchmarks.raw_push", layout, server.host, connections), tells=True)
+
+    return Contender("raw requests", program)
 
 
 def write_layout(graph: Path, layout: Path) -> None:

@@ -88,7 +88,8 @@ class Suite:
         )
         slow = partial(servers.behind, self._sink, self._tools, "--delay", str(_DELAY))
         in_python = Contender(targets.IN_PYTHON, partial(_own_push, graph, jobs=_IN_FLIGHT))
-        self._match(Match(targets.A_SLOW, slow, [_uploader(graph, "--jobs", str(_IN_FLIGHT)), in_python]))
+        ours = _uploader(graph, "--jobs", str(_IN_FLIGHT))
+        self._match(Match(targets.A_SLOW, slow, [ours, in_python, rivals.raw(layout, _IN_FLIGHT)]))
         self._add_ideal()
 
     def _add_ideal(self) -> None:

@@ -85,6 +85,7 @@ TARGETS: Final = (
     Target("A, docker-registry: the push alone / raw requests", 1.3, _ratio(A_REGISTRY, IN_PYTHON, RAW, "push")),
     Target("A, slow registry: wall / ideal", 1.15, _ratio(A_SLOW, OURS, IDEAL)),
     Target("A, slow registry: the push alone / ideal", 1.15, _ratio(A_SLOW, IN_PYTHON, IDEAL, "push")),
+    Target("A, slow registry: the push alone / raw requests", 1.15, _ratio(A_SLOW, IN_PYTHON, RAW, "push")),
     Target("B, null sink: GB/s", 1.4, _value(B_NULL, "gb_per_second"), at_least=True),
     Target("B, null sink: CPU s/GB", 0.9, _value(B_NULL, "cpu_per_gb")),
     Target("B, null sink: peak bytes", 150e6, _value(B_NULL, "rss")),
