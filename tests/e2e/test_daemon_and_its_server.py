@@ -13,7 +13,8 @@ import pytest
 
 from tests.contract.jobs.postgresql import postgres_server
 from tests.e2e.a_daemon import serving
-from tests.e2e.test_daemon_in_trouble import fill, mounted, readiness
+from tests.e2e.test_daemon_in_trouble import readiness
+from tests.torture.outage import Crashed, FullDisk, ReadOnly, small_disk
 from uploader.errors import UnusableError
 from uploader.service.daemon_client import DaemonClient
 from uploader.testing import FakeRegistry, Fault, Hold
@@ -23,50 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.contract.jobs.postgresql import PostgresServer
     from tests.e2e.a_daemon import Serving
     from tests.e2e.command import Command
+    from tests.torture.outage import Outage
 
 pytestmark = pytest.mark.asyncio
 
 MANY = 200  # jobs: more than the pages that are there have room for
 ASKED = 3  # times
-DISK = 80 * 1024 * 1024
+DISK_BYTES = 80 * 1024 * 1024
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, which only root may")
-
-
-class FullDisk:
-    """The server's files are on it, the log of its transactions too."""
-
-    said, size = "make room", f"size={DISK}"
-
-    def __init__(self, _: PostgresServer, folder: Path) -> None:
-        self._ballast = folder / "ballast"
-
-    def begin(self) -> None:
-        fill(self._ballast)
-
-    def end(self) -> None:
-        self._ballast.unlink()
-
-
-class ReadOnly:
-    """As a primary that became a standby."""
-
-    said, size = "name the primary", ""
-
-    def __init__(self, server: PostgresServer, _: Path) -> None:
-        self._server = server
-
-    def begin(self) -> None:
-        self._say("SET default_transaction_read_only = on")
-
-    def end(self) -> None:
-        self._say("RESET default_transaction_read_only")
-
-    def _say(self, setting: str) -> None:
-        self._server.sql(f"ALTER SYSTEM {setting}")
-        self._server.sql("SELECT pg_reload_conf()")
 
 
 async def times_refused(daemon: Serving) -> float:
@@ -82,23 +49,35 @@ def refused(why: str) -> Iterator[None]:
 
 
 @contextmanager
-def trouble(kind: type[FullDisk | ReadOnly], folder: Path) -> Iterator[tuple[str, FullDisk | ReadOnly]]:
+def trouble(how: str, folder: Path) -> Iterator[tuple[str, Outage]]:
     folder.mkdir()
     with ExitStack() as stack:
-        if kind.size:
-            stack.enter_context(mounted(folder, kind.size))
+        if how == "full":
+            stack.enter_context(small_disk(folder, DISK_BYTES))
         server = stack.enter_context(postgres_server(folder / "data"))
-        yield server.empty_database(), kind(server, folder)
+        outages: dict[str, Outage] = {
+            "full": FullDisk(server, folder),
+            "read-only": ReadOnly(server),
+            "crashed": Crashed(server),
+        }
+        yield server.empty_database(), outages[how]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(FullDisk, marks=as_root), ReadOnly])
+@pytest.mark.parametrize(
+    ("how", "advice"),
+    [
+        pytest.param("full", "make room", marks=as_root),
+        ("read-only", "name the primary"),
+        ("crashed", "is the server up"),
+    ],
+)
 async def test_a_server_that_takes_no_writes_makes_it_not_ready_and_every_job_ends_once(
-    command: Command, tmp_path: Path, kind: type[FullDisk | ReadOnly]
+    command: Command, tmp_path: Path, how: str, advice: str
 ) -> None:
     graph = write_packages(command.home / "graph", {"a": []})
     release = anyio.Event()
     held = Fault(on="put-manifest", match="first", then=Hold(release), times=None)
-    with trouble(kind, tmp_path / "disk") as (url, store):
+    with trouble(how, tmp_path / "disk") as (url, store):
         async with (
             FakeRegistry(faults=[held]) as registry,
             serving(command, "--jobs-url", url) as daemon,
@@ -111,11 +90,11 @@ async def test_a_server_that_takes_no_writes_makes_it_not_ready_and_every_job_en
             confirmed = [await submitted("first")]
             await registry.wait_started("put-manifest")
             await anyio.to_thread.run_sync(store.begin)
-            with refused(kind.said):
+            with refused(advice):
                 for number in range(MANY):
                     confirmed += [await submitted(f"to/{number}")]
             status, problem = await readiness(daemon)
-            assert (status, kind.said in problem["problem"]) == (503, True)
+            assert (status, advice in problem["problem"]) == (503, True)
             release.set()
             while await times_refused(daemon) < ASKED:
                 assert (await readiness(daemon))[0] == 503

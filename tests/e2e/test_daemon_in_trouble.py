@@ -18,6 +18,7 @@ import pytest
 from tests.contract.jobs.test_schema import NEXT
 from tests.contract.jobs.test_sqlite_store import overwrite_header, truncate_half
 from tests.e2e.a_daemon import serving, submit
+from tests.torture.outage import fill, small_disk
 from uploader.jobs import JobSpec, open_store
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages
@@ -204,37 +205,15 @@ class Disk:
             resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, self._limits)
 
 
-def fill(ballast: Path) -> None:
-    """Write until there is no room any more."""
-    with ballast.open("wb", buffering=0) as file, suppress_full():
-        while True:
-            file.write(b"x" * 4096)
-
-
-@contextmanager
-def suppress_full() -> Iterator[None]:
-    with pytest.raises(OSError, match="No space left"):
-        yield
-
-
 @contextmanager
 def full_disk(tmp_path: Path, how: str) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if how == "tmpfs":
-        with mounted(folder, f"size={SMALL_DISK}"):
+        with small_disk(folder, SMALL_DISK):
             yield Disk(folder, how)
     else:
         yield Disk(folder, how)
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    subprocess.run([find_program("mount"), "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run([find_program("umount"), str(folder)], check=True)
 
 
 def remount(folder: Path, how: str) -> None:
@@ -248,7 +227,7 @@ async def test_a_read_only_disk_is_exit_3_and_its_jobs_are_there_when_it_is_writ
     folder = tmp_path / "disk"
     folder.mkdir()
     url = f"sqlite:///{folder}/jobs.db"
-    with mounted(folder, f"size={SMALL_DISK}"):
+    with small_disk(folder, SMALL_DISK):
         async with open_store(url) as store:
             await store.submit([JobSpec(b"{}")])
         remount(folder, "ro")

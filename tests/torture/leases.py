@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import random
 import signal
 import sys
@@ -25,7 +26,7 @@ from tests.component.a_daemon import a_job
 from tests.contract.jobs.postgresql import postgres_server
 from tests.torture.daemon_process import Orders, daemon_process
 from tests.torture.job_processes import quiet
-from tests.torture.outage import Killed, TakenAway
+from tests.torture.outage import Crashed, FullDisk, Killed, OneOf, ReadOnly, TakenAway, small_disk
 from uploader.errors import JobStoreError
 from uploader.jobs import FINAL, JobSpec, open_store
 from uploader.testing import FakeRegistry, Quirks
@@ -44,6 +45,7 @@ _WAITING: Final = 4
 _PACKAGES: Final = 40
 _ATTEMPTS: Final = 1000
 _DRAIN_SECONDS: Final = 120.0
+_DISK_BYTES: Final = 512 * 1024 * 1024
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -209,8 +211,15 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         outage: Outage
         if options.engine == "postgresql":
-            server = stack.enter_context(postgres_server())
-            url, outage = server.empty_database(), Killed(server)
+            disk = folder / "disk"
+            disk.mkdir()
+            if os.geteuid() == 0:
+                stack.enter_context(small_disk(disk, _DISK_BYTES))
+            server = stack.enter_context(postgres_server(disk / "data"))
+            outages: list[Outage] = [Killed(server), Crashed(server), ReadOnly(server)]
+            if os.geteuid() == 0:
+                outages.append(FullDisk(server, disk))
+            url, outage = server.empty_database(), OneOf(outages, random.Random(options.seed))
         else:
             url, outage = f"sqlite:///{folder}/jobs.db", TakenAway(folder / "jobs.db")
         orders = Orders(url, str(folder / "locks"), str(folder), _TTL, _MARGIN, at_once=2)
