@@ -51,7 +51,7 @@ from uploader.testing import (
 from uploader.testing.virtual import run_hurried, set_speed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.context import ForkServerProcess
 
     from uploader.testing import Kind
@@ -220,7 +220,8 @@ class _Run:
     Some are choosy: a first attempt, without faults, leaves out one package that another one needs, the later ones
     leave out others of those, so that manifests meet that lack different things.
 
-    Mutable: whether something may not be seen yet that is there, and whether all ended by itself and without doubt.
+    Mutable: whether something may not be seen yet that is there, and whether all ended by itself, and asking told the
+    truth: then no blob is sent twice, however unclear an answer was.
     """
 
     def __init__(self, chance: Random, material: Material, home: Path, tally: Tally) -> None:
@@ -266,11 +267,10 @@ class _Run:
         self._late = self._late or any(isinstance(fault.then, Late) for fault in faults)
         if not self._late and "force" not in options:
             _none_of(self._repository.narrowed[narrowed:])
-        self._calm = self._calm and certain and end == "through"
+        self._calm = self._calm and end == "through" and not any(_makes_send_again(fault) for fault in faults)
         if self._calm and self._mounts:  # where nothing is mounted, a blob that is there is asked for in vain
-            taken = [one for one in self._registry.requests_of("put-blob") if one.status == 201]
-            times = Counter(dict(one.query)["digest"] for one in taken)
-            _none_of([f"{digest} was sent {count} times" for digest, count in times.items() if count > 1])
+            times = Counter(self._taken()).items()
+            _none_of([f"{digest} was sent {count} times" for digest, count in times if count > 1])
         _none_of(problems_of(self._repository, self._material.graph))
         if report is None:
             return
@@ -285,6 +285,13 @@ class _Run:
                 if entry["outcome"] == "failed" and self._repository.tags.get(entry["tag"]) != before.get(entry["tag"])
             }
             assert not unsaid, f"said to have failed, and done: {unsaid}"
+
+    def _taken(self) -> Iterator[str]:
+        """The digest of each blob that came in whole, also where no answer went out."""
+        for request in self._registry.requests_of("put-blob"):
+            digest = dict(request.query)["digest"]
+            if request.status in {201, None} and request.body_bytes == self._repository.sizes.get(digest):
+                yield digest
 
     async def _finish(self) -> None:
         report = json.loads((await push(self._orders())).to_json())
@@ -371,6 +378,11 @@ class _Run:
         assert process.exitcode in {0, -9}, f"the process that pushed ended with {process.exitcode}"
         report: dict[str, Any] | None = json.loads(orders.report.read_text()) if process.exitcode == 0 else None
         return report
+
+
+def _makes_send_again(fault: Fault) -> bool:
+    """Whether the registry says with it of a blob that it is not there, though it is."""
+    return isinstance(fault.then, Late) or fault.then == RefuseMount(202)
 
 
 def _none_of(problems: list[str]) -> None:

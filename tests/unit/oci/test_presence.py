@@ -49,6 +49,7 @@ def an_existing(*layers: Layer, ours: bool = True, gaps: bool = False) -> Existi
         pytest.param(an_existing(CURL), (ZLIB, CURL), False, Replace, id="fewer"),
         pytest.param(an_existing(CURL), (ZLIB, CURL), True, Replace, id="fewer, ours incomplete"),
         pytest.param(an_existing(PERL), (CURL,), True, Replace, id="as many others"),
+        pytest.param(an_existing(PERL, CURL), (ZLIB, CURL), True, Replace, id="the own, and another dependency"),
         pytest.param(an_existing(PERL, ZLIB), (CURL,), True, Refuse, id="more others, ours incomplete"),
         pytest.param(an_existing(PERL, ZLIB), (CURL,), False, Replace, id="more others, ours complete"),
         pytest.param(an_existing(ZLIB, CURL, gaps=True), (ZLIB, CURL), False, Replace, id="claims gaps, ours has none"),
