@@ -25,7 +25,7 @@ def main() -> None:
     shares = _QUICK if given.quick else {}
     rounds = given.rounds or (3 if given.quick else 5)
     measured = results.Results(_machine(), shares)
-    settings = Settings(given.folder.absolute(), rounds, shares, given.oras_python, given.only)
+    settings = Settings(given.folder.absolute(), rounds, shares, given.oras_python, given.spack, given.only)
     suite = Suite(settings, measured, lambda text: print(text, file=sys.stderr, flush=True))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
     try:
@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="uploader beside its rivals, on loopback."
     )
-    parser.add_argument("--works", default="A,B,C,D,S", help="which of A, B, C, D (works.py), and S: start and memory")
+    works = "which of A, B, C, D (works.py), P: a Spack store, and S: start and memory"
+    parser.add_argument("--works", default="A,B,C,D,P,S", help=works)
     parser.add_argument("--rounds", type=int, help="how often everything is run; 5, or 3 with --quick")
     parser.add_argument(
         "--quick", action="store_true", help="half of B, a tenth of C and D: minutes instead of half an hour"
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="TEXT", help="only the matches with this in their name")
     parser.add_argument("--folder", type=Path, default=Path("run/bench"), help="where the works are kept; 8 GB")
     parser.add_argument("--oras-python", default=sys.executable, metavar="PATH", help="a Python that has oras-py")
+    parser.add_argument("--spack", type=Path, metavar="FOLDER", help="a checkout of Spack")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot as SVG")
     parser.add_argument("--against", type=Path, metavar="FILE", help="compare with the JSON of an earlier run")

@@ -53,6 +53,30 @@ def oras(layout: Path, interpreter: str) -> Contender:
     return Contender("oras-py", program)
 
 
+def spack(root: Path | None, made: Path) -> Contender:
+    """`spack buildcache push` of the store that `benchmarks.spack_store` made; raises Missing.
+
+    `root` is a checkout of Spack. It is given a configuration of its own, and trusts the server's authority.
+    """
+    if root is None or not (root / "bin/spack").is_file():
+        raise Missing("Spack is not there (--spack FOLDER, a checkout of it)")
+    scope = made / "spack-configuration"
+    scope.mkdir(exist_ok=True)
+    caches = {name: str(made / "spack-caches" / name) for name in ("misc_cache", "source_cache")}
+    config = {"config": {"install_tree": {"root": str(made / "store")}, **caches}}
+    (scope / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    (scope / "repos.yaml").write_text(f"repos:: [{made / 'recipes'}]\n")
+    flags = ["buildcache", "push", "--unsigned", "--without-build-dependencies"]
+    environment = {"SPACK_DISABLE_LOCAL_CONFIG": "1", "SPACK_USER_CACHE_PATH": str(made / "spack-caches")}
+
+    def program(server: Server) -> Program:
+        command = [str(root / "bin/spack"), "-C", str(scope), *flags, f"oci://{server.host}/bench/spack"]
+        trust = {} if server.ca_file is None else {"SSL_CERT_FILE": str(server.ca_file)}
+        return Program([*command, *(made / "roots").read_text().split()], {**environment, **trust})
+
+    return Contender("spack buildcache push", program)
+
+
 def raw(layout: Path, connections: int = 16) -> Contender:
     """The same requests with nothing around them, one at a time on each connection."""
 

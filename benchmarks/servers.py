@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.measure import Run, python
 
@@ -64,11 +64,11 @@ def null_sink(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def registry(folder: Path) -> Iterator[Server]:
-    """Debian's docker-registry, empty, with its content on a tmpfs."""
+def registry(folder: Path, certificates: Path | None = None) -> Iterator[Server]:
+    """Debian's docker-registry, empty, with its content on a tmpfs; by TLS with `certificates`."""
     program = require("docker-registry")
     content = Path(tempfile.mkdtemp(prefix="uploader-bench-", dir=_TMPFS if _TMPFS.is_dir() else None))
-    configuration = {
+    configuration: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "info", "accesslog": {"disabled": True}},
         "storage": {
@@ -77,11 +77,15 @@ def registry(folder: Path) -> Iterator[Server]:
         },
         "http": {"addr": "127.0.0.1:0", "secret": "shared by no other replica"},
     }
+    authority = None
+    if certificates is not None:
+        authority = certificates / "ca.pem"
+        configuration["http"]["tls"] = {"certificate": str(authority), "key": str(certificates / "ca.key")}
     path = folder / "registry.yml"
     path.write_text(json.dumps(configuration))  # JSON is YAML
     try:
         with _running([program, "serve", str(path)], folder) as output:
-            yield Server(_awaited(output, _LISTENING), lambda: {})
+            yield Server(_awaited(output, _LISTENING), lambda: {}, authority)
     finally:
         shutil.rmtree(content, ignore_errors=True)
 

@@ -28,6 +28,7 @@ Start: TypeAlias = Callable[[], AbstractContextManager[Server]]
 
 _DELAY = 0.05
 _IN_FLIGHT = 20
+_P_SHARE = 0.2  # 66 packages, 270 MB: Spack takes a minute and a half
 _REQUESTS_ONE_AFTER_THE_OTHER = 6  # the tags, two for a layer, two for a config, a manifest
 
 
@@ -39,6 +40,7 @@ class Settings:
     rounds: int
     shares: Mapping[str, float]
     oras_python: str
+    spack: Path | None = None
     only: str = ""
     """A part of the names of the matches to run; the others are passed over."""
 
@@ -70,10 +72,10 @@ class Suite:
         self._registry = partial(servers.registry, self._tools)
 
     def run(self, works: str) -> None:
-        """The works named, A to D, and S for what concerns start and memory."""
-        parts = {"A": self._run_a, "B": self._run_b, "C": self._run_c, "D": self._run_d, "S": self._run_s}
+        """The works named, A to D, P for a Spack store, and S for what concerns start and memory."""
+        parts = [self._run_a, self._run_b, self._run_c, self._run_d, self._run_p, self._run_s]
         for name in works:
-            parts[name]()
+            parts["ABCDPS".index(name)]()
 
     # -- the works
 
@@ -146,6 +148,20 @@ class Suite:
             rounds = min(self._settings.rounds, max(1, 10_000 // count))
             self._match(Match(targets.D_NULL, self._sink, [push], partial(_per_package, count)), rounds)
             self._match(Match(targets.D_ENGINE, _nowhere, [bare], partial(_per_package, count)), rounds)
+
+    def _run_p(self) -> None:
+        made = self._settings.folder / f"P-v{VERSION}"
+        if not (made / "roots").exists():  # written last; it lies where it says that it does, so it cannot be moved
+            self._say(f"making work P in {made}")
+            shutil.rmtree(made, ignore_errors=True)
+            subprocess.run(python("benchmarks.spack_store", made, "--share", _P_SHARE), check=True)
+        try:
+            secure = partial(self._registry, servers.make_certificates(self._tools / "certificates"))
+            others = [rivals.spack(self._settings.spack, made)]
+        except Missing as reason:
+            self._note(f"{targets.P_REGISTRY} is left out: {reason}")
+            return
+        self._match(Match(targets.P_REGISTRY, secure, [_uploader(f"spack:{made / 'store'}"), *others]))
 
     def _run_s(self) -> None:
         graph = self._made("A") / "graph.json"
@@ -237,7 +253,7 @@ def _removed(folder: Path) -> Iterator[Path]:
 # -- programs of ours
 
 
-def _uploader(graph: Path, *flags: str, name: str = targets.OURS, home: Path | None = None) -> Contender:
+def _uploader(source: Path | str, *flags: str, name: str = targets.OURS, home: Path | None = None) -> Contender:
     """`uploader push` as a user calls it, with an empty local record unless there is a `home`."""
 
     def program(server: Server) -> Program:
@@ -245,7 +261,7 @@ def _uploader(graph: Path, *flags: str, name: str = targets.OURS, home: Path | N
         scheme = "oci+http" if server.ca_file is None else "oci"
         trust = [] if server.ca_file is None else ["--ca-file", str(server.ca_file)]
         command = python(
-            "uploader", "push", graph, "--to", f"{scheme}://{server.host}/bench/ours", "--progress", "none"
+            "uploader", "push", source, "--to", f"{scheme}://{server.host}/bench/ours", "--progress", "none"
         )
         return Program([*command, *trust, *flags], environment)
 

@@ -161,7 +161,7 @@ class Transport:
         self._user_agent = user_agent
         self._timeouts = timeouts
         uses_tls = self.origin.startswith("https:")
-        self._tls = _tls_context(ca_file) if ca_file else True  # True: aiohttp's own, which has read the system's already
+        self._tls = _tls_context(ca_file) if ca_file else True  # True: aiohttp's own, which it has made already
         self._tls_of_registry = self._tls
         if certificates is not None and uses_tls and (certificates.authorities or certificates.own):
             self._tls_of_registry = _tls_context(ca_file)
