@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import asyncpg  # type: ignore[import-untyped]  # it has no types
-from sqlalchemy import URL, insert, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, event, insert, make_url, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
     from uploader.errors import StoreProblem
 
@@ -50,7 +51,7 @@ _SESSION: Final = {
 }
 _NOW: Final = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(:number)")
-_NOTIFY: Final = text("SELECT pg_notify(:channel, '')")
+_NOTIFY_AND_LOCK: Final = text("SELECT pg_notify(:channel, ''), pg_advisory_xact_lock(:number)")
 _PROBLEMS: Final[dict[str, tuple[StoreProblem, str]]] = {
     "53100": ("full", "make room on the server's disk; no restart is needed"),
     "25006": ("read-only", "name the primary server, not a standby"),
@@ -58,6 +59,12 @@ _PROBLEMS: Final[dict[str, tuple[StoreProblem, str]]] = {
     "XX002": ("corrupt", "rebuild the index, or restore the database from a backup"),
 }
 _TO_LOOK_AT: Final = ("unavailable", "is the server up, and does it let us in?")
+
+
+def _replace_closed(connection: DBAPIConnection, *_: object) -> None:
+    """Have the pool connect anew after the server went away. A ping would ask it thrice before each transaction."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 class _RolledBackError(Exception):
@@ -78,9 +85,9 @@ class PostgresDatabase:
             async_creator=self._connect,
             pool_size=_CONNECTIONS,
             max_overflow=0,
-            pool_pre_ping=True,
             pool_timeout=_LIMIT_SECONDS,
         )
+        event.listen(self._engine.sync_engine, "checkout", _replace_closed)
         self._listener: asyncpg.Connection | None = None
         self._listening = anyio.Lock()
 
@@ -148,8 +155,7 @@ class PostgresDatabase:
         tx = Transaction(connection, self._wall() if self._wall else float(connection.scalar(_NOW) or 0))
         value = work(tx)
         if tx.events:
-            connection.execute(_NOTIFY, {"channel": _CHANNEL})
-            connection.execute(_LOCK, {"number": _EVENTS_LOCK})
+            connection.execute(_NOTIFY_AND_LOCK, {"channel": _CHANNEL, "number": _EVENTS_LOCK})
             connection.execute(insert(events), tx.events)
         return value, bool(tx.events)
 
