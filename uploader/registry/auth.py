@@ -16,7 +16,7 @@ import anyio
 from uploader.errors import RegistryError, UnusableError
 from uploader.oci.challenge import Challenge, parse_challenges, parse_token, wanted_scope
 from uploader.oci.http import Answer, Request, Response
-from uploader.registry.transport import is_web_address, origin_of
+from uploader.registry.addresses import is_web_address, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import re
 import ssl
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -22,6 +19,7 @@ from yarl import URL
 
 from uploader.errors import InputError, RegistryError, SourceError, UnusableError, UploaderError
 from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
+from uploader.registry.addresses import is_at, is_web_address, origin_of, proxy_for
 from uploader.registry.meter import Meter
 from uploader.registry.reach import InwardError, Reach
 from uploader.registry.timing import loop_time
@@ -48,7 +46,6 @@ _LISTS = frozenset({"www-authenticate", "link"})  # headers that may come severa
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 _PLAIN_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~/?=&%:+,-]*")  # nothing in it can lead to another host
 _WANTS_TLS = re.compile("HTTP request (to an HTTPS server|was sent to HTTPS port)")  # Go's servers; nginx
-_PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +202,9 @@ class Transport:
         url = self._resolve(request, self.origin, request.url)
         for _ in range(_REDIRECTS):
             headers = dict(request.headers)
-            if authorization and _is_at(url, home):
+            if authorization and is_at(url, home):
                 headers["authorization"] = authorization
-            if _is_at(url, self.origin):
+            if is_at(url, self.origin):
                 answer = await self._once(request, url, headers, most)
             else:
                 answer = replace(await self._elsewhere(request, url, headers, most), elsewhere=True)
@@ -251,9 +248,9 @@ class Transport:
         raise RegistryError(f"{request.subject}: was sent on from https to {origin_of(url)}, which has no TLS")
 
     def _proxy(self, url: str) -> str | None:
-        origin = self.origin if _is_at(url, self.origin) else origin_of(url)
+        origin = self.origin if is_at(url, self.origin) else origin_of(url)
         if origin not in self._proxies:
-            self._proxies[origin] = _proxy_for(origin)
+            self._proxies[origin] = proxy_for(origin)
         return self._proxies[origin]
 
     async def _once(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
@@ -309,7 +306,7 @@ class Transport:
                 headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
-                ssl=self._tls_of_registry if _is_at(url, self.origin) else self._tls,
+                ssl=self._tls_of_registry if is_at(url, self.origin) else self._tls,
                 middlewares=(partial(_send_once, before=self.meter.before_write),),
             ) as response:
                 if request.sink is not None and response.status == 200:
@@ -413,54 +410,6 @@ async def _pour(response: aiohttp.ClientResponse, sink: Sink, watch: _Watch) -> 
     async for chunk in response.content.iter_any():
         sink.write(chunk)
         watch.received(len(chunk))
-
-
-def _proxy_for(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name; never a login from a netrc file."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    if not proxies or _is_this_machine(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy.startswith(("http://", "https://")):
-        if "://" in proxy:
-            scheme = proxy.partition("://")[0]
-            raise UnusableError(f"the proxy for {parts.scheme} is {scheme[:20]}://…, of which only http:// is known")
-        return f"http://{proxy}"
-    return proxy
-
-
-def _is_this_machine(host: str) -> bool:
-    """Loopback: a proxy would look for it on its own machine. Go's programs (docker, skopeo) pass it by, too."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def is_web_address(url: str) -> bool:
-    """Whether it is http or https, with a host that every reader of URLs reads alike, and without a login in it."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.username is None and parts.port != 0
-    except ValueError:
-        return False
-    return usable and url.isascii() and url.isprintable() and bool(_PLAIN_HOST.fullmatch(parts.hostname or ""))
-
-
-def _is_at(url: str, origin: str) -> bool:
-    return url.startswith(f"{origin}/") or origin_of(url) == origin
-
-
-def origin_of(url: str) -> str:
-    """`scheme://host[:port]` of an absolute URL, without a default port."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    port = ""
-    with suppress(ValueError):
-        port = "" if parts.port in {None, default} else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}"
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
