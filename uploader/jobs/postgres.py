@@ -120,8 +120,13 @@ class PostgresDatabase:
         async with self._listening:
             if self._listener is None or self._listener.is_closed():
                 with suppress(*_BROKEN):
-                    self._listener = await self._connect()
-                    await self._listener.add_listener(_CHANNEL, lambda *_: self.changes.tell())
+                    listener = await self._connect()
+                    try:
+                        await listener.add_listener(_CHANNEL, lambda *_: self.changes.tell())
+                    except BaseException:
+                        listener.terminate()
+                        raise
+                    self._listener = listener
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -145,6 +150,8 @@ class PostgresDatabase:
                 async with self._engine.connect() as connection, connection.begin():
                     return await connection.run_sync(partial(self._run, work=work))
         except _BROKEN as problem:
+            if isinstance(problem, asyncpg.InternalClientError):
+                await self._engine.dispose()  # what the pool took back is of no more use
             cause = problem.orig if isinstance(problem, DBAPIError) else problem
             state = getattr(cause, "sqlstate", None)
             if state in _ROLLED_BACK:
@@ -186,6 +193,7 @@ _BROKEN: Final = (
     PoolTimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # used between the server's last word to it and the end of the connection
     OSError,
     TimeoutError,
 )
