@@ -66,7 +66,7 @@ class Contents:
         self._record = record
         self._rules = rules
         self._processors = anyio.CapacityLimiter(threads or os.cpu_count() or 1)
-        self._opens_quickly = False
+        self._opens_quickly = True
 
     async def recall(self, package: Package) -> Layer | None:
         """The layer of a tree that has not changed since it was packed last; the files are not read.

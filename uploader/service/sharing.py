@@ -38,6 +38,7 @@ class SharedContents(Contents):
         super().__init__(record, rules)
         self._processors = processors
         self._allowed = allowed
+        self._opens_quickly = False
 
     async def _open_blob(self, blob: Blob, *, afresh: bool) -> tuple[Layer, FileBody]:
         with self._allowed.held(blob.path) as held:
@@ -48,7 +49,7 @@ class SharedContents(Contents):
         return layer, body
 
     async def _open_file(self, path: Path) -> FileBody:
-        """Always in a thread: a file system that hangs must not stop the other pushes."""
+        """Always in a thread, as all reading then is: a file system that hangs must not stop the other pushes."""
         return await anyio.to_thread.run_sync(FileBody.at, path)
 
     @contextmanager
