@@ -37,7 +37,8 @@ POISON: Final = "poison"
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """`block_seconds`: for so long the loop stands still, once, when the first layer is there.
+    """`block_seconds`: for so long the loop stands still, once, when the first layer is there; or until the file
+    `block_until` is there, if that is sooner.
 
     A job whose repository is called `POISON` ends the process.
     """
@@ -50,6 +51,7 @@ class Orders:
     at_once: int = 1
     jobs: int = 4
     block_seconds: float = 0.0
+    block_until: str = ""
 
 
 class _Pushes:
@@ -69,7 +71,9 @@ class _Pushes:
             if isinstance(event, LayerSettled) and self._orders.block_seconds and not self._blocked:
                 self._blocked = True
                 _log.info("blocked")
-                time.sleep(self._orders.block_seconds)
+                end = time.monotonic() + self._orders.block_seconds
+                while time.monotonic() < end and not Path(self._orders.block_until or "/nowhere").exists():
+                    time.sleep(0.02)
 
         return await self._push(job, emit=emit_and_block, **more)
 

@@ -76,7 +76,7 @@ async def test_a_daemon_that_slept_through_its_lease_writes_nothing_for_the_job(
     async with FakeRegistry(faults=[held]) as registry, open_store(place.url, locks=place.locks) as store:
         told = orders(place, tmp_path)
         if how == "blocked":
-            told = replace(told, block_seconds=3 * TTL, jobs=1)
+            told = replace(told, block_seconds=60.0, block_until=str(tmp_path / "awake"), jobs=1)
         async with daemon_process(told) as daemon:
             first = await submitted(store, graph, registry.destination("first"))
             if how == "stopped":
@@ -90,6 +90,7 @@ async def test_a_daemon_that_slept_through_its_lease_writes_nothing_for_the_job(
             before = _begun(registry)
             if how == "stopped":
                 daemon.process.send_signal(signal.SIGCONT)
+            (tmp_path / "awake").touch()
             second = await submitted(store, other, registry.destination("second"))
             assert await wait_ended(store, second) == "succeeded"
             assert _begun(registry) == before
