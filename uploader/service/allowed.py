@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -158,9 +159,15 @@ class Allowed:
             os.close(descriptor)
 
     def open_file(self, path: Path) -> BinaryIO:
-        """The file at `path`, opened as it is held; raises OSError, and that unless it lies below a source root."""
+        """The file at `path`, opened as it is held; raises OSError, and that unless it lies below a source root.
+
+        A FIFO is refused: to open it waits for a writer, in a thread that nothing ends, and the job with it for ever.
+        """
         descriptor, held = self._hold(path)
         try:
+            mode = held.status.st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused by `open`, in its own words
+                raise OSError(errno.EINVAL, "it is not a regular file")
             return held.path.open("rb")
         finally:
             os.close(descriptor)

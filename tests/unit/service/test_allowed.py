@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,3 +134,13 @@ def test_a_graph_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         object.__setattr__(bad, "content", content)
         with pytest.raises(InputError, match="'b'"):
             allowed.check_contents([bad])
+
+
+def test_a_fifo_is_no_file_that_a_job_reads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "graph.json")
+    both_ends = os.open(tmp_path / "graph.json", os.O_RDWR)  # else to open it would wait for a writer, for ever
+    try:
+        with pytest.raises(OSError, match="not a regular file"):
+            Allowed((tmp_path,)).open_file(tmp_path / "graph.json")
+    finally:
+        os.close(both_ends)
