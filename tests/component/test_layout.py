@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -347,6 +348,28 @@ async def test_a_broken_index_is_not_an_empty_one(tmp_path: Path, index: str) ->
     with pytest.raises(UnusableError, match=r"index\.json is broken"):
         await push(tmp_path, "zlib")
     assert (tmp_path / "index.json").read_text() == index
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["index.json", "oci-layout"])
+async def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    fifo = a_layout(tmp_path) / name
+    fifo.unlink()
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=_write_once_read, args=(fifo,))  # a reader that waits gets this, and not the error
+    writer.start()
+    try:
+        with pytest.raises(UnusableError, match=f"{name} is not a regular file"):
+            await push(tmp_path, "zlib")
+    finally:
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
+
+
+def _write_once_read(fifo: Path) -> None:
+    with suppress(BrokenPipeError):
+        fifo.write_bytes(b"not JSON")
 
 
 @pytest.mark.asyncio

@@ -21,9 +21,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
@@ -227,7 +229,7 @@ class _Folder:
     def copy(self, descriptor: Descriptor, file: BinaryIO | None) -> bool:
         what = f"read {descriptor.digest.short} in {self.path}"
         hasher, size = hashlib.new(descriptor.digest.algorithm), 0
-        with _explained(what), suppress(FileNotFoundError), self._blob(descriptor.digest).open("rb") as blob:
+        with _explained(what), suppress(FileNotFoundError), _opened(self._blob(descriptor.digest)) as blob:
             while chunk := blob.read(_CHUNK_BYTES):
                 from_thread.check_cancelled()
                 hasher.update(chunk)
@@ -323,7 +325,7 @@ class _Folder:
     def _locked(self, patience: float) -> Iterator[None]:
         """Hold the folder's lock; raises UnusableError when it is not to be had within `patience` seconds."""
         deadline = time.monotonic() + patience
-        with (self.path / _LOCK).open("ab") as file:  # closing it unlocks
+        with io.FileIO(self.path / _LOCK, "a", opener=_open_without_waiting) as file:  # closing it unlocks
             while not _try_lock(file):
                 from_thread.check_cancelled()
                 if time.monotonic() >= deadline:
@@ -385,9 +387,21 @@ def _copy(body: Body, descriptor: Descriptor, file: IO[bytes]) -> None:
 
 
 def _read(path: Path, limit: int = -1) -> bytes | None:
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), _opened(path) as file:
         return file.read(limit)
     return None
+
+
+def _opened(path: Path) -> io.BufferedReader[io.FileIO]:
+    file = io.BufferedReader(io.FileIO(path, opener=_open_without_waiting))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)  # a fifo would wait for its other end
 
 
 def _sync_folder(path: Path) -> None:
