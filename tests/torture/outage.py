@@ -114,4 +114,4 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run([find_program("umount"), str(folder)], check=True)
+        subprocess.run([find_program("umount"), "--lazy", str(folder)], check=True)  # what was killed may still end

@@ -112,7 +112,7 @@ def _mounted(disk: Path, point: Path) -> Iterator[Path]:
     try:
         yield point
     finally:
-        subprocess.run([find_program("umount"), str(point)], check=True)
+        subprocess.run([find_program("umount"), "--lazy", str(point)], check=True)  # what was killed may still end
 
 
 def _wait_for(diary: Path) -> None:
