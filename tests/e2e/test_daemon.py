@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 from typing import TYPE_CHECKING
@@ -69,6 +70,18 @@ async def test_list_says_why_a_job_waits_and_options_are_as_they_were_given(comm
         assert 'options: {"codec": "zstd", "force": true}' in shown.stdout
         taken = await submit(command, daemon.url, graph, registry.destination("other"), *options)
         assert (taken.status, f"'one' is that of job {job}" in taken.stderr) == (2, True)
+
+
+@pytest.mark.asyncio
+async def test_a_name_that_is_no_text_is_listed_and_steers_no_terminal(command: Command) -> None:
+    name = os.fsdecode(b"\xff\x1b[2J.json")
+    async with serving(command) as daemon:
+        job = (await submit(command, daemon.url, name, "oci+http://localhost/x")).stdout.strip()
+        for arguments in ([], [job]):
+            listed = await command.run("jobs", *arguments, UPLOADER_SERVER=daemon.url)
+            assert (listed.status, r"\udcff\x1b[2J.json" in listed.stdout) == (0, True), listed.stderr
+        as_json = await command.run("jobs", job, "--json", UPLOADER_SERVER=daemon.url)
+        assert json.loads(as_json.stdout)["sources"] == [f"{command.home}/{name}"]
 
 
 @pytest.mark.asyncio

@@ -13,7 +13,7 @@ import click
 
 from uploader.cli.push import push
 from uploader.cli.report_file import check_writable, status_with, write_report
-from uploader.cli.running import exit_status, fail, run
+from uploader.cli.running import exit_status, fail, in_one_line, run
 from uploader.cli.settings import setting
 from uploader.errors import InputError, UnusableError, UploaderError
 
@@ -252,7 +252,8 @@ async def _follow_to_end(client: DaemonClient, job: str) -> JobView:
             async for event in client.events(job, after=after):
                 after, heard_at = event.seq, time.monotonic()
                 if event.kind not in {"submitted"}:
-                    print(f"{event.kind}: {event.detail}" if event.detail else event.kind, file=sys.stderr)
+                    said = f"{event.kind}: {event.detail}" if event.detail else event.kind
+                    print(in_one_line(said), file=sys.stderr)
             found = await client.job(job)
             heard_at = time.monotonic()
             if found.ended:
@@ -272,38 +273,40 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
 
     document = await client.report(job.id)
     if document is None:
-        print(f"uploader: job {job.id} {job.state}" + (f": {job.error}" if job.error else ""), file=sys.stderr)
+        print(in_one_line(f"uploader: {_ended(job)}"), file=sys.stderr)
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
     written = write_report(report.to_json(), path)
     for line in summary(report, seconds):
         print(line, file=sys.stderr)
     if job.state != "succeeded":
-        print(f"job {job.id} {job.state}" + (f": {job.error}" if job.error else ""), file=sys.stderr)
+        print(in_one_line(_ended(job)), file=sys.stderr)
     status = exit_status(report, strict=strict, signal_number=None) or (0 if job.state == "succeeded" else 1)
     return status_with(status, written=written)
 
 
+def _ended(job: JobView) -> str:
+    return f"job {job.id} {job.state}" + (f": {job.error}" if job.error else "")
+
+
 def _print_jobs(found: list[JobView], following: str | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"jobs": [_as_dict(one) for one in found], "next": following}, ensure_ascii=False))
+        print(json.dumps({"jobs": [_as_dict(one) for one in found], "next": following}))
         return
     for one in found:
         said = one.progress if one.state in {"leased", "succeeded"} else one.error or one.progress
-        print(
-            f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}"
-            + (f"  {said}" if said else "")
-        )
+        line = f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}"
+        print(in_one_line(f"{line}  {said}" if said else line))
 
 
 def _print_job(job: JobView, *, as_json: bool) -> None:
     document = _as_dict(job)
     if as_json:
-        print(json.dumps(document, ensure_ascii=False))
+        print(json.dumps(document))
         return
     for name, value in document.items():
         if value not in (None, {}, ""):
-            print(f"{name}: {_in_words(value)}")
+            print(in_one_line(f"{name}: {_in_words(value)}"))
 
 
 def _in_words(value: object) -> str:

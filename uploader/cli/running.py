@@ -76,7 +76,7 @@ def exit_status(report: Report, *, strict: bool, signal_number: int | None) -> i
 
 def fail(error: UploaderError) -> NoReturn:
     """Say what is wrong in one line, and exit."""
-    print(f"uploader: {_in_one_line(str(error))}", file=sys.stderr)
+    print(f"uploader: {in_one_line(str(error))}", file=sys.stderr)
     match error:
         case InputError():
             sys.exit(2)
@@ -86,6 +86,6 @@ def fail(error: UploaderError) -> NoReturn:
             sys.exit(1)
 
 
-def _in_one_line(text: str) -> str:
+def in_one_line(text: str) -> str:
     """What a file says in a message may hold line breaks, or try to steer the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
