@@ -223,6 +223,25 @@ async def test_nothing_is_acknowledged_before_the_job_is_durable(broker: Broker,
             await settle(broker)
 
 
+@pytest.mark.real
+@pytest.mark.asyncio
+async def test_the_limits_that_an_operator_gave_the_stream_stay(tmp_path: Path) -> None:
+    with nats_server(tmp_path / "broker") as server:
+        async with await nats.connect(server.url) as client:
+            stream = client.jetstream()
+            await stream.add_stream(name="push_jobs", subjects=["push.jobs"], max_age=3600, description="ours")
+            for content in (b"not JSON", a_message(0)):
+                await stream.publish("push.jobs", content)
+            broker = Nats(server)
+            async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store, taking(broker, store, tmp_path):
+                assert await targets(store, 1) == expected(1)
+                await settle(broker)
+            assert [content for content, _ in await broker.refused()] == [b"not JSON"]
+            config = (await stream.stream_info("push_jobs")).config
+            kept = (config.max_age, config.description, config.subjects)
+            assert kept == (3600, "ours", ["push.jobs", "push.jobs.refused"])
+
+
 class _Fails:
     """A store that is away."""
 

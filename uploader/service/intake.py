@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from faststream.nats import NatsMessage
+    from nats.js import JetStreamContext
 
     from uploader.jobs import JobSpec, JobStore, Submitted
     from uploader.service.allowed import Allowed
@@ -188,7 +189,7 @@ async def _nats(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> AsyncI
     from nats.js.api import ConsumerConfig  # noqa: PLC0415
 
     broker = NatsBroker(url.server, max_reconnect_attempts=-1, logger=_SILENT, apply_types=False)
-    stream = JStream(_stream_name(url.name), subjects=[url.name, f"{url.name}.refused"])
+    stream = JStream(_stream_name(url.name), declare=False)
     # A consumer that counts deliveries would strand a message; jobs count their own attempts.
     config = ConsumerConfig(ack_wait=stranded_seconds, max_deliver=-1, filter_subject=url.name)
 
@@ -210,11 +211,31 @@ async def _nats(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> AsyncI
         decoder=_whole,
     )(take)
     try:
+        await _have_stream((await broker.connect()).jetstream(), url.name)
         await broker.start()
         yield lambda: True  # it reconnects by itself
     finally:
         with anyio.move_on_after(_STOP_SECONDS, shield=True):
             await broker.stop()
+
+
+async def _have_stream(nats: JetStreamContext, subject: str) -> None:
+    """Make the stream where there is none. Else its limits and replicas are its operator's, and stay.
+
+    The library would declare it by setting everything that it was not told back to the server's defaults.
+    """
+    from nats.js.errors import NotFoundError  # noqa: PLC0415
+
+    wanted = [subject, f"{subject}.refused"]
+    try:
+        config = (await nats.stream_info(_stream_name(subject))).config
+    except NotFoundError:
+        await nats.add_stream(name=_stream_name(subject), subjects=wanted)
+        return
+    known = config.subjects or []
+    if missing := [one for one in wanted if one not in known]:
+        config.subjects = [*known, *missing]
+        await nats.update_stream(config)
 
 
 @asynccontextmanager
