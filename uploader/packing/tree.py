@@ -32,6 +32,7 @@ Kind = Literal["directory", "file", "symlink", "hardlink"]
 Skip = Callable[[str, os.stat_result], bool]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_LONGEST_SHOWN = 400
 _HINTS = {
     errno.ENOENT: "it is missing, or vanished meanwhile",
     errno.EACCES: "permission denied; run as a user who may read it",
@@ -162,7 +163,15 @@ def unreadable(path: bytes, error: OSError) -> SourceError:
     """The error for a file or folder that the system did not let us read."""
     code = error.errno or 0
     reason = _HINTS.get(code) or os.strerror(code)
-    return SourceError(f"read {os.fsdecode(path)!r}: {reason}")
+    return SourceError(f"read {_shown(path)}: {reason}")
+
+
+def _shown(path: bytes) -> str:
+    """The path for a message; the middle of one that no message could hold is left out."""
+    text = os.fsdecode(path)
+    if len(text) > _LONGEST_SHOWN:
+        text = f"{text[: _LONGEST_SHOWN // 2]}…{text[-_LONGEST_SHOWN // 2 :]}"
+    return repr(text)
 
 
 def _status(root: bytes) -> os.stat_result:

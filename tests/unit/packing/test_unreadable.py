@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -60,3 +61,15 @@ def test_an_unreadable_blob_is_named(folder: Path) -> None:
     (folder / "sub" / "file").chmod(0)
     with unprivileged(), pytest.raises(SourceError, match=r"sub/file': Permission denied"):
         FileBody.at(folder / "sub" / "file")
+
+
+def test_a_folder_too_deep_to_be_read_is_named_in_a_line(tmp_path: Path) -> None:
+    inside = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):  # 30 * 251 bytes: longer than any path may be
+        os.mkdir("d" * 250, dir_fd=inside)
+        outside, inside = inside, os.open("d" * 250, os.O_RDONLY, dir_fd=inside)
+        os.close(outside)
+    os.close(inside)
+    with pytest.raises(SourceError, match=r"/ddd+…ddd") as caught:
+        pack(Tree(tmp_path, "/p"), find_codec("none"), io.BytesIO())
+    assert len(str(caught.value)) < 500
