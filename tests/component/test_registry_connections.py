@@ -45,6 +45,14 @@ async def test_the_time_counts_from_the_first_failure() -> None:
     assert clock.now - begun == pytest.approx(24.0, abs=1.0)
 
 
+async def test_where_we_were_sent_is_said_when_nobody_is_there() -> None:
+    away = f"http://{(await an_empty_place()).host}"
+    fault = Fault(on="head-manifest", then=Answer(307, headers={"location": f"{away}/x?state=secret"}))
+    async with FakeRegistry(faults=[fault]) as registry, a_client(registry, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(RegistryError, match=rf"refused \(at {away}, where the registry sent us\)$"):
+            await client.find_tag(ZLIB)
+
+
 async def test_a_stall_is_ended_by_lack_of_progress() -> None:
     fault = Fault(on="put-blob", then=Stall(after_bytes=3), times=1)
     timeouts = Timeouts(stall=0.15, answer=0.15)

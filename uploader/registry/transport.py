@@ -220,9 +220,12 @@ class Transport:
         """At another host than the registry, which must not be inside a private network where the registry is not."""
         try:
             self._reach.check(urlsplit(url).hostname or "")
-            return await self._once(request, url, headers, most)
+            answer = await self._once(request, url, headers, most)
         except InwardError as error:
             raise RegistryError(f"{request.subject}: {error}") from None
+        if isinstance(answer, Lost):
+            return replace(answer, reason=f"{answer.reason} (at {origin_of(url)}, where the registry sent us)")
+        return answer
 
     def _resolve(self, request: Request, base: str, location: str) -> str:
         """The address that `location` means at `base`: http or https, never from https to http.
