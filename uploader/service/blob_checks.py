@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uploader.service.destination import Destination
 
 _READERS: Final = 4  # each may hold a zstd window of 128 MiB
-DELETE_FIRST: Final = "where heal leaves it so, the registry keeps what it has: delete it there, then heal"
+DELETE_FIRST: Final = "where heal leaves it so, the registry keeps what it has: delete its bytes there, then heal"
 
 _Key: TypeAlias = "tuple[Digest, int]"
 
