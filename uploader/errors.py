@@ -60,6 +60,10 @@ class RegistryError(UploaderError):
         self.attempts = attempts
 
 
+class AbsentError(RegistryError):
+    """There is no such repository, or nothing is tagged in it: many registries do not tell these apart."""
+
+
 class StoppedError(UploaderError):
     """The run was stopped before the graph was known; nothing was sent (exit status 128 + signal)."""
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tests.component.a_client import CONFIG, LAYER, NAME, ZLIB, a_client, a_manifest, described, fill, has, push
-from uploader.errors import RegistryError, SourceError
+from uploader.errors import AbsentError, RegistryError, SourceError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
 from uploader.model.outcome import Traffic
@@ -141,9 +141,20 @@ class TestReading:
             assert [tag async for tag in client.tags()] == wanted
             assert kinds(registry) == ["tags"] * 3
 
-    async def test_a_repository_that_is_not_there_has_no_tags(self) -> None:
+    async def test_a_repository_that_is_not_there_has_no_list_of_tags(self) -> None:
         async with FakeRegistry() as registry, a_client(registry) as client:
-            assert [tag async for tag in client.tags()] == []
+            with pytest.raises(
+                AbsentError, match=r"list the tags of .*: answered 404 \(NAME_UNKNOWN.*no such repository"
+            ):
+                _ = [tag async for tag in client.tags()]
+
+    async def test_a_list_of_tags_that_breaks_off_with_a_404_is_not_the_whole_list(self) -> None:
+        gone = Fault(on="tags", skip=1, then=HTML_404)
+        async with FakeRegistry(quirks=Quirks(page_limit=10), faults=[gone]) as registry, a_client(registry) as client:
+            fill(registry, *(Tag(f"package-{number:03}") for number in range(25)))
+            with pytest.raises(RegistryError, match=r"list the tags of .*: answered 404") as caught:
+                _ = [tag async for tag in client.tags()]
+            assert not isinstance(caught.value, AbsentError)
 
     @pytest.mark.parametrize(
         "answer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 import uploader
@@ -11,7 +12,7 @@ from uploader import api
 from uploader.model.digest import Digest
 from uploader.oci.manifest import StoredManifest, parse_manifest
 from uploader.record import Record
-from uploader.testing import Answer, FakeRegistry, Fault
+from uploader.testing import Answer, FakeRegistry, Fault, Hold
 from uploader.testing.packages import a_tar, write_packages
 from uploader.testing.virtual import run_hurried
 
@@ -142,3 +143,18 @@ def test_what_a_host_teaches_is_kept_for_whoever_talks_to_it(
     with Record(state) as record:
         pace: Any = record.fact(host, "pace")
     assert pace["held"][0] - pace["held"][1] == pytest.approx(60)
+
+
+@pytest.mark.asyncio
+async def test_who_is_stopped_before_the_tags_are_listed_knows_nothing_of_them() -> None:
+    stop = anyio.Event()
+    async with FakeRegistry(faults=[Fault(on="tags", then=Hold(anyio.Event()))]) as registry:
+
+        async def stop_it() -> None:
+            await registry.wait_started("tags")
+            stop.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_it)
+            report = await api.verify(registry.destination("cache"), stop=stop)
+    assert (report.totals.tags, report.error) == (0, "stopped before the tags were listed")

@@ -81,6 +81,16 @@ async def test_what_could_not_be_asked_is_exit_1_and_nothing_at_all_exit_3(comma
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("verb", ["verify", "heal"])
+async def test_a_repository_that_is_not_there_is_exit_3(command: Command, verb: str) -> None:
+    async with FakeRegistry() as registry:
+        for typo in (registry.destination("typo"), "oci-layout:typo"):
+            ended = await command.run(verb, typo)
+            assert (ended.status, "ended early: list the tags of" in ended.stderr) == (3, True)
+            assert "nothing to do" not in ended.stderr
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("verb", ["verify", "heal"])
 async def test_bad_input_is_exit_2_in_one_line(command: Command, verb: str) -> None:
     (command.home / "wrong.json").write_text("{")
     for line in (("ftp://host/x",), ("oci-layout:x", "wrong.json"), ("oci-layout:x", "--report", "no/where")):
@@ -92,6 +102,8 @@ async def test_bad_input_is_exit_2_in_one_line(command: Command, verb: str) -> N
 @pytest.mark.parametrize("verb", ["verify", "heal"])
 async def test_the_configuration_of_a_push_serves(command: Command, verb: str) -> None:
     (command.home / "c.toml").write_text('strict = true\njobs = 3\ncodec = "zstd"\n')
+    graph = write_packages(command.home / "graph", {"libc": []})
+    assert (await command.push(graph, "oci-layout:x")).status == 0
     assert (await command.run(verb, "oci-layout:x", "--config", "c.toml")).status == 0
     (command.home / "c.toml").write_text("jbos = 3\n")
     ended = await command.run(verb, "oci-layout:x", "--config", "c.toml")

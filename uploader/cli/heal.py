@@ -48,7 +48,8 @@ Whatever was touched is verified again. A registry that has damaged bytes under 
 such blobs are named, and must be deleted there first.
 \b
 Exit status: 0 nothing is damaged any more (gaps may be left); 1 damage is left, or something failed;
-2 bad input; 3 the registry could not be used; 130 and 143 interrupted.
+2 bad input; 3 the registry could not be used, or, without SOURCE…, there is no such repository;
+130 and 143 interrupted.
 """
 
 
@@ -130,4 +131,5 @@ def _done(report: HealReport) -> Iterator[str]:
     if completed:
         yield f"{totals.completed} {would}completed: {some(completed)}"
     if not repaired and not completed:
-        yield "nothing to do" if not totals.damaged + totals.failed else "nothing could be done"
+        could = not (report.error or totals.damaged or totals.failed)
+        yield "nothing to do" if could else "nothing could be done"

@@ -42,7 +42,8 @@ Gaps (what a manifest says that it lacks) are said, and are no damage; layers th
 are not even gaps. What neither uploader nor Spack made is counted, and not looked at.
 \b
 Exit status: 0 no damage; 1 damage, or some tags could not be asked about; 2 bad input;
-3 nothing could be asked; 130 and 143 interrupted: the report is written then, too.
+3 nothing could be asked, or, without SOURCE…, there is no such repository; 130 and 143 interrupted:
+the report is written then, too.
 """
 
 

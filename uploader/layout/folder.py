@@ -33,7 +33,16 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
 import anyio
 from anyio import from_thread, to_thread
 
-from uploader.errors import FULL_DISK, InputError, Kind, RegistryError, SourceError, UnusableError, UploaderError
+from uploader.errors import (
+    FULL_DISK,
+    AbsentError,
+    InputError,
+    Kind,
+    RegistryError,
+    SourceError,
+    UnusableError,
+    UploaderError,
+)
 from uploader.layout.index import json_object, media_type_of, tags_in, with_tags
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import ALGORITHMS, Digest
@@ -168,7 +177,9 @@ class LayoutDestination:
         return Traffic(self._bytes_written)
 
     async def tags(self) -> AsyncIterator[Tag]:
-        """Every tag, in order."""
+        """Every tag, in order; raises AbsentError where no layout is, nor anything was pushed."""
+        if not self._tags and not await to_thread.run_sync(self._folder.is_there, limiter=self._small):
+            raise AbsentError(f"list the tags of {self._folder.path}: there is no image layout")
         for tag in sorted(self._tags):
             yield tag
 
@@ -208,6 +219,11 @@ class _Folder:
                 return {}
             self._sweep()
             return tags_in(self._read_index(), self.index)
+
+    def is_there(self) -> bool:
+        """Whether there is a layout, with or without tags."""
+        with _explained(f"read {self.path}", whole=True):
+            return self._is_layout()
 
     def has(self, descriptor: Descriptor) -> bool:
         with _explained(f"look for {descriptor.digest.short} in {self.path}"), suppress(FileNotFoundError):

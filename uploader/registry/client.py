@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import anyio
 
-from uploader.errors import InputError, RegistryError, UnusableError, UploaderError
+from uploader.errors import AbsentError, InputError, RegistryError, UnusableError, UploaderError
 from uploader.model.digest import Digest
 from uploader.model.events import Note
 from uploader.model.outcome import Traffic
@@ -291,14 +291,15 @@ class RegistryClient:
         return Traffic(self._transport.meter.bytes_sent, self._requests, self._retries)
 
     async def tags(self) -> AsyncIterator[Tag]:
-        """Every tag, page by page (distribution-spec, "Listing Tags")."""
-        url = f"/v2/{self._name}/tags/list?n=1000"
+        """Every tag, page by page (distribution-spec, "Listing Tags"); raises AbsentError where the first is a 404."""
+        url = first = f"/v2/{self._name}/tags/list?n=1000"
         subject = f"list the tags of {self._where}"
         for _ in range(_TAG_PAGES):
             request = Request("GET", url, subject)
             answer = await self._ask(request, most=_LARGEST_TAG_PAGE_BYTES)
-            if isinstance(answer, Response) and answer.status == 404:
-                return
+            if isinstance(answer, Response) and answer.status == 404 and url == first:
+                said = read_refusal(answer, self._profile, now=0.0).text
+                raise AbsentError(f"{subject}: {said}: no such repository, or nothing is tagged in it", status=404)
             if not isinstance(answer, Response) or answer.status != 200:
                 raise refusal_error(request, answer, self._profile)
             page = tags_of(answer)

@@ -68,4 +68,4 @@ class Destination(Protocol):
         """What went there so far."""
 
     def tags(self) -> AsyncIterator[Tag]:
-        """Every tag of the repository."""
+        """Every tag of the repository; raises AbsentError where there is no such repository."""

@@ -9,12 +9,13 @@ the next push with the index, or `uploader index`, finishes the work.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from uploader.errors import InputError, RegistryError
+from uploader.errors import AbsentError, InputError, RegistryError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
 from uploader.oci.manifest import manifest_bytes, parse_manifest
@@ -108,11 +109,13 @@ class SpackIndex:
     async def _tags_beside(self, index: Index | None) -> list[Tag]:
         """The tags of specs that the index does not list. A spec's hash is the end of its tag."""
         listed = index.pushed if index else frozenset()
-        return [
-            tag
-            async for tag in self._destination.tags()
-            if is_spec_tag(tag) and tag not in self._skipped and _hash_in(tag) not in listed
-        ]
+        with suppress(AbsentError):  # nothing was pushed yet, or nothing of it could be tagged
+            return [
+                tag
+                async for tag in self._destination.tags()
+                if is_spec_tag(tag) and tag not in self._skipped and _hash_in(tag) not in listed
+            ]
+        return []
 
     async def _from_tags(self, tags: list[Tag], version: DatabaseVersion | None) -> Index | None:
         """What the tags hold of that generation of Spack: what another one pushed must not spoil this one's index."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from uploader.errors import RegistryError, UnusableError
+from uploader.errors import AbsentError, RegistryError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.package import Blob
 from uploader.model.reference import Tag
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _LAYERS_AT_ONCE: Final = 8
 _INDEX_DEPTH: Final = 2
 _MOST_CHILDREN: Final = 256  # of an index: what names more is nothing that anybody pushes
+_STOPPED: Final = "stopped before the tags were listed"
 _OTHERS_TAG: Final = "the tag is taken by something that neither uploader nor Spack made"
 
 
@@ -85,7 +86,7 @@ async def run_verify(
         async with opened as destination:
             verifier = Verifier(destination, task, progress)
             failure = await until_stopped(stop, verifier.run)
-            error = str(failure) if failure else None
+            error = str(failure) if failure else None if verifier.has_listed else _STOPPED
             requests = destination.traffic().requests
     except UnusableError as failure:
         error = str(failure)
@@ -115,7 +116,7 @@ class Verifier:
         self._task = task
         self._progress = progress
         self._expected: Mapping[Tag, Package] = {package.tag: package for package in task.packages}
-        self._tags: Sequence[Tag] = ()
+        self._tags: Sequence[Tag] | None = None
         self._found: dict[Tag, TagEntry] = {}
         self._platforms: dict[Tag, str] = {}
         self._own: dict[Tag, tuple[Digest, str | None]] = {}
@@ -132,17 +133,22 @@ class Verifier:
     @property
     def unchecked(self) -> int:
         """How many tags were not reached."""
-        return len(self._tags) - len(self._found)
+        return len(self._tags or ()) - len(self._found)
+
+    @property
+    def has_listed(self) -> bool:
+        """Whether it is known which tags there are to look at."""
+        return self._tags is not None
 
     async def run(self) -> None:
         """All tags; raises UnusableError."""
         try:
-            self._tags = await self._wanted()
+            tags = self._tags = await self._wanted()
         except RegistryError as error:
             raise UnusableError(str(error)) from error
-        await self.check(self._tags)
+        await self.check(tags)
         if self._misled:  # tags that agreed with a config that turned out to be wrong were taken for sound
-            await self.check(self._tags)
+            await self.check(tags)
         await self._drop_deleted()
         await self._look_for_missing()
 
@@ -153,14 +159,23 @@ class Verifier:
 
     def _counted(self, tags: Iterable[Tag]) -> Iterator[Tag]:
         for number, tag in enumerate(tags):
-            self._progress(number, len(self._tags), self._damaged)
+            self._progress(number, len(self._tags or ()), self._damaged)
             yield tag
 
     async def _wanted(self) -> list[Tag]:
         listed = self._task.tags
         if listed is None:
-            listed = tuple([tag async for tag in self._destination.tags()])
+            listed = await self._listed(must_be_there=not self._expected)
         return list(dict.fromkeys([*self._expected, *listed]))
+
+    async def _listed(self, *, must_be_there: bool) -> tuple[Tag, ...]:
+        """Every tag. Where nothing else says what should be there, a mistyped name must not pass for a sound place."""
+        try:
+            return tuple([tag async for tag in self._destination.tags()])
+        except AbsentError:
+            if must_be_there:
+                raise
+            return ()
 
     # -- one tag
 
@@ -303,10 +318,10 @@ class Verifier:
         if not gone - self._expected.keys():
             return
         with suppress(RegistryError):
-            left = {tag async for tag in self._destination.tags()}
+            left = set(await self._listed(must_be_there=False))
             for tag in gone - left - self._expected.keys():
                 del self._found[tag]
-            self._tags = [tag for tag in self._tags if tag in self._found]
+            self._tags = [tag for tag in self._tags or () if tag in self._found]
 
     async def _look_for_missing(self) -> None:
         """Which gaps could be filled now."""
