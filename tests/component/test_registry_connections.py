@@ -13,9 +13,10 @@ from tests.component.a_client import NAME, QUICK, ZLIB, a_client, a_manifest, de
 from uploader.errors import RegistryError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.reference import Registry
+from uploader.oci.http import Request, Response
 from uploader.oci.media_types import OCI_MANIFEST
 from uploader.registry.retry import RetryPolicy
-from uploader.registry.transport import Timeouts
+from uploader.registry.transport import Timeouts, Transport
 from uploader.testing import Answer, FakeRegistry, Fault, Stall
 from uploader.testing.clock import Clock
 
@@ -205,6 +206,16 @@ async def test_large_bodies_are_cut() -> None:
         assert len(str(caught.value)) < 1000
         with pytest.raises(RegistryError):
             await client.read_manifest(Digest.of(a_manifest()))
+
+
+async def test_a_refusal_is_no_larger_where_something_large_was_asked_for() -> None:
+    refusal = Fault(on="tags", then=Answer(500, body=b"x" * 5_000_000))
+    async with FakeRegistry(faults=[refusal]) as registry:
+        where = Registry("http", registry.host)
+        async with Transport(where.origin, connections=1, user_agent="x", timeouts=QUICK, ca_file=None) as transport:
+            answer = await transport.exchange(Request("GET", f"/v2/{NAME}/tags/list", "list"), "", most=64 << 20)
+        assert isinstance(answer, Response)
+        assert (answer.status, len(answer.body)) == (500, 64 * 1024)
 
 
 async def test_eight_denied_writes_end_the_run() -> None:

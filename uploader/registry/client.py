@@ -26,7 +26,7 @@ from uploader.oci.refusal import read_refusal, refusal_error
 from uploader.oci.tag_list import next_page, tags_of
 from uploader.registry.auth import Authorizer
 from uploader.registry.retry import Retrying, RetryPolicy
-from uploader.registry.transport import Timeouts
+from uploader.registry.transport import LARGEST_ERROR_BYTES, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 LARGEST_MANIFEST_BYTES = 8 * 1024 * 1024
 LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
-_LARGEST_ERROR_BYTES = 64 * 1024
 _LARGEST_TAG_PAGE_BYTES = 64 * 1024 * 1024
 _TAG_PAGES = 100_000
 _CANCEL_SECONDS = 1.0
@@ -364,7 +363,7 @@ class RegistryClient:
         with suppress(UploaderError):
             authorization = await self.login.authorization()
             self._requests += 1
-            await self._transport.exchange(request, authorization, most=_LARGEST_ERROR_BYTES)
+            await self._transport.exchange(request, authorization, most=LARGEST_ERROR_BYTES)
 
     # -- requests
 
@@ -401,7 +400,7 @@ class RegistryClient:
             wait *= 2
         return answer
 
-    async def _ask(self, request: Request, *, most: int = _LARGEST_ERROR_BYTES) -> Answer:
+    async def _ask(self, request: Request, *, most: int = LARGEST_ERROR_BYTES) -> Answer:
         """Send under the retry policy, logging in where that is asked for."""
 
         async def once(request: Request) -> Answer:
@@ -426,7 +425,7 @@ class RegistryClient:
         """Send a login request, with an authorization that is known already."""
 
         async def once(request: Request) -> Answer:
-            answer = await self._once(request, authorization, _LARGEST_ERROR_BYTES, home)
+            answer = await self._once(request, authorization, LARGEST_ERROR_BYTES, home)
             if answer is None:
                 raise ValueError("a login request has no login that could end")
             return answer

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from uploader.registry.certificates import Certificates
 
+LARGEST_ERROR_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 _QUICK_PIECE_BYTES = 1024 * 1024
 _QUICK_SECONDS = 0.1
@@ -195,8 +196,9 @@ class Transport:
     async def exchange(self, request: Request, authorization: str, *, most: int, home: str = "") -> Answer:
         """Send the request; `authorization` goes to the origin `home` (the registry's, if not given), nowhere else.
 
-        The answer's body is cut after `most` bytes. Raises SourceError when the request's body cannot be read any
-        more, RegistryError when it leads where it must not go, and UnusableError when a certificate is not trusted.
+        The answer's body is cut after `most` bytes, that of a refusal after 64 KiB. Raises SourceError when the
+        request's body cannot be read any more, RegistryError when it leads where it must not go, and UnusableError when
+        a certificate is not trusted.
         """
         home = home or self.origin
         url = self._resolve(request, self.origin, request.url)
@@ -315,8 +317,8 @@ class Transport:
                 if request.sink is not None and response.status == 200:
                     await _pour(response, request.sink, watch)
                     content = b""
-                else:
-                    content = await _read(response, most, watch)
+                else:  # only what was asked for may be large
+                    content = await _read(response, most if response.ok else min(most, LARGEST_ERROR_BYTES), watch)
             if isinstance(request.body, bytes) and request.body:
                 self.meter.sent(len(request.body))
             if response.status == 400 and url.startswith("http:"):
