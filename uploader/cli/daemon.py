@@ -276,7 +276,7 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
         print(in_one_line(f"uploader: {_ended(job)}"), file=sys.stderr)
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
-    written = write_report(report.to_json(), path)
+    written = write_report(report.to_json, path)
     for line in summary(report, seconds):
         print(line, file=sys.stderr)
     if job.state != "succeeded":

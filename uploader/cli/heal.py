@@ -77,7 +77,7 @@ def heal(to: str, sources: tuple[str, ...], *, dry_run: bool, deep: bool, **give
         progress.close()
         fail(error)
     progress.close()
-    written = write_report(report.to_json(), report_file)
+    written = write_report(report.to_json, report_file)
     for line in heal_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
     sys.exit(status_with(heal_status(report, signal_number), written=written))

@@ -128,7 +128,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
         options = _push_options(given)
         began = time.monotonic()
         report, signal_number = run(_work(call, options, style))
-        written = write_report(report.to_json(), report_file)
+        written = write_report(report.to_json, report_file)
     except UploaderError as error:
         fail(error)
     status = exit_status(report, strict=options.strict, signal_number=signal_number)

@@ -6,8 +6,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uploader.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def check_writable(path: Path | None) -> None:
@@ -25,10 +29,14 @@ def status_with(status: int, *, written: bool) -> int:
     return status if written else status or 1
 
 
-def write_report(text: str, path: Path | None) -> bool:
-    """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be."""
+def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
+    """Whole or not at all: a reader never sees half a report. Returns whether it is where it should be.
+
+    Where none is wanted, none is made: that of 100,000 packages takes 150 MB.
+    """
     if path is None:
         return True
+    text = to_json()
     if str(path) == "-":
         print(text)
         return True

@@ -70,7 +70,7 @@ def verify(to: str, sources: tuple[str, ...], *, deep: bool, **given: Any) -> No
         progress.close()
         fail(error)
     progress.close()
-    written = write_report(report.to_json(), report_file)
+    written = write_report(report.to_json, report_file)
     for line in verify_summary(report, time.monotonic() - began):
         print(line, file=sys.stderr)
     sys.exit(status_with(verify_status(report, signal_number), written=written))
