@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-_GARBAGE_AT_ONCE = 100_000
+_GARBAGE_AT_ONCE = 10_000
 
 
 def main() -> None:
