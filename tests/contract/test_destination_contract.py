@@ -124,8 +124,12 @@ def described(content: bytes, media_type: str = OCI_LAYER) -> Descriptor:
 
 
 async def pushed_manifest(destination: Destination, tag: Tag, name: str) -> bytes:
-    """Push a small manifest with its config and layer; give its bytes."""
-    config, layer = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers"}}', name.encode()
+    """Push a small manifest with its config and layer; give its bytes.
+
+    None of its blobs is another's: docker-registry does not know a blob for a moment while it is pushed once more.
+    """
+    config = json.dumps({"architecture": "amd64", "os": "linux", "author": name, "rootfs": {"type": "layers"}}).encode()
+    layer = name.encode()
     for content in (config, layer):
         await destination.push_blob(described(content), Bytes(content), expected=False)
     manifest = json.dumps(
