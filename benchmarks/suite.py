@@ -156,7 +156,7 @@ class Suite:
             shutil.rmtree(made, ignore_errors=True)
             subprocess.run(python("benchmarks.spack_store", made, "--share", _P_SHARE), check=True)
         try:
-            secure = partial(self._registry, servers.make_certificates(self._tools / "certificates"))
+            secure = partial(self._registry, servers.make_certificates(self._tools / "tls"))
             others = [rivals.spack(self._settings.spack, made)]
         except Missing as reason:
             self._note(f"{targets.P_REGISTRY} is left out: {reason}")

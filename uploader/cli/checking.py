@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
 from uploader.cli.push import push
-from uploader.cli.settings import NOT_IN_FILE, default_state, flatten, read_config
+from uploader.cli.settings import NOT_IN_FILE, read_config
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from uploader.cli.progress import Style
-    from uploader.service.options import PushOptions
 
 CHECKING: Final = (
     "select",
@@ -73,15 +72,6 @@ def _load(context: click.Context, _: click.Parameter, path: Path | None) -> None
 
 def _spelled(parameter: click.Parameter) -> str:
     return max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
-
-
-def as_push_options(given: dict[str, Any]) -> PushOptions:
-    """What was given, as the options of a push."""
-    from uploader.service.options import PushOptions  # noqa: PLC0415
-
-    state = given.pop("state")
-    given |= {name: flatten(given[name]) for name in ("select", "exclude") if name in given}
-    return PushOptions(**given, state=None if state == "none" else Path(state) if state else default_state())
 
 
 class TagProgress:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uploader.cli.checking import as_push_options, shared_parameters
+from uploader.cli.checking import shared_parameters
+from uploader.cli.push import as_push_options
 from uploader.cli.running import fail, run
 from uploader.errors import UploaderError
 

@@ -125,7 +125,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
     style: Style = given.pop("progress")
     try:
         check_writable(report_file)
-        options = _push_options(given)
+        options = as_push_options(given)
         began = time.monotonic()
         report, signal_number = run(_work(call, options, style))
         written = write_report(report.to_json, report_file)
@@ -147,14 +147,13 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
     sys.exit(status)
 
 
-def _push_options(given: dict[str, Any]) -> PushOptions:
+def as_push_options(given: dict[str, Any]) -> PushOptions:
+    """What was given, as the options of a push."""
     from uploader.service.options import PushOptions  # noqa: PLC0415
 
     state = given.pop("state")
-    return PushOptions(
-        **{**given, "select": flatten(given["select"]), "exclude": flatten(given["exclude"])},
-        state=None if state == "none" else Path(state) if state else default_state(),
-    )
+    given |= {name: flatten(given[name]) for name in ("select", "exclude") if name in given}
+    return PushOptions(**given, state=None if state == "none" else Path(state) if state else default_state())
 
 
 def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Event], Awaitable[Report]]:

@@ -12,10 +12,10 @@ import click
 from uploader.cli.checking import (
     CHECKING,
     TagProgress,
-    as_push_options,
     shared_parameters,
     some,
 )
+from uploader.cli.push import as_push_options
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
 from uploader.cli.tally import duration_text
