@@ -72,27 +72,37 @@ class Nats:
 class Redis:
     server: BrokerServer
 
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Any]:
+        """A client that closes its connections also when it is cancelled."""
+        client = redis.asyncio.Redis.from_url(self.server.url)
+        try:
+            yield client
+        finally:
+            with anyio.move_on_after(1, shield=True):
+                await client.aclose()
+
     async def publish(self, content: bytes) -> None:
-        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+        async with self._client() as client:
             await client.xadd("push.jobs", {"job": content})
 
     async def refused(self) -> list[tuple[bytes, str]]:
-        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+        async with self._client() as client:
             entries: Any = await client.xrange("push.jobs.refused")
         return [(fields[b"job"], fields[b"refused"].decode()) for _, fields in entries]
 
     async def take_and_die(self) -> None:
-        async with redis.asyncio.Redis.from_url(self.server.url) as client:
+        async with self._client() as client:
             await client.xgroup_create("push.jobs", GROUP, id="0", mkstream=True)
             await client.xreadgroup(GROUP, "dead", {"push.jobs": ">"}, count=1)
 
     async def waiting(self) -> int:
-        async with redis.asyncio.Redis.from_url(self.server.url) as client:
-            pending: Any = await client.xpending("push.jobs", GROUP)
+        async with self._client() as client:
             groups: Any = await client.xinfo_groups("push.jobs")
             # Not by the group's "lag": a server that was killed and came back may not know it, and says nothing.
             last = groups[0]["last-delivered-id"].decode()
             behind: Any = await client.xrange("push.jobs", min=f"({last}")
+            pending: Any = await client.xpending("push.jobs", GROUP)  # last: what is handed out meanwhile counts twice
             return int(pending["pending"]) + len(behind)
 
 

@@ -274,10 +274,13 @@ async def _redis(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> Async
         await broker.start()
         yield lambda: all(subscriber.running for subscriber in broker.subscribers)
     finally:
-        with anyio.move_on_after(_STOP_SECONDS, shield=True):
-            await broker.stop()
-            for pool in pools:
-                await pool.disconnect()  # a connection that still waits for messages would be left open
+        try:
+            with anyio.move_on_after(_STOP_SECONDS, shield=True):
+                await broker.stop()
+        finally:  # also when the broker is gone, and that took too long
+            with anyio.move_on_after(_STOP_SECONDS, shield=True):
+                for pool in pools:
+                    await pool.disconnect()  # a connection that still waits for messages would be left open
 
 
 async def _whole(message: object) -> object:
