@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -23,7 +24,6 @@ from uploader.testing.brokers import BrokerServer, nats_server, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from uploader.jobs.store import SqlJobStore
 
@@ -51,8 +51,12 @@ class Nats:
 
     async def refused(self) -> list[tuple[bytes, str]]:
         async with await nats.connect(self.server.url) as client:
-            consumer = await client.jetstream().pull_subscribe("push.jobs.refused")
-            messages = await consumer.fetch(1000, timeout=0.5)
+            stream = client.jetstream()
+            state = (await stream.stream_info("push_jobs", subjects_filter="push.jobs.refused")).state
+            count = (state.subjects or {}).get("push.jobs.refused", 0)
+            consumer = await stream.pull_subscribe("push.jobs.refused")
+            messages = await consumer.fetch(count, timeout=5) if count else []  # of none it fails
+            assert len(messages) == count
             return [(message.data, (message.headers or {})["Uploader-Refused"]) for message in messages]
 
     async def take_and_die(self) -> None:
@@ -164,6 +168,12 @@ def expected(count: int) -> list[str]:
     return sorted(f"oci://host/cache-{number}" for number in range(count))
 
 
+def open_sockets() -> set[str]:
+    """Those of this process."""
+    links = (str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+    return {link for link in links if link.startswith("socket:")}
+
+
 async def settle(broker: Broker) -> None:
     """Wait until the broker has nothing more for the group."""
     with anyio.fail_after(20):
@@ -224,9 +234,11 @@ async def test_nothing_is_acknowledged_before_the_job_is_durable(broker: Broker,
     async with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
         fails = _Fails()
         await broker.publish(a_message(0))
+        before = open_sockets()
         async with taking(broker, fails, tmp_path):
             await fails.asked.wait()
             assert await broker.waiting() == 1
+        assert open_sockets() <= before  # also when the library's own stop hangs on the message that is not done
         assert await broker.waiting() == 1
         async with taking(broker, store, tmp_path):
             assert await targets(store, 1) == expected(1)

@@ -210,13 +210,21 @@ async def _nats(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> AsyncI
         ack_policy=AckPolicy.MANUAL,
         decoder=_whole,
     )(take)
-    try:
-        await _have_stream((await broker.connect()).jetstream(), url.name)
+    client = await broker.connect()
+    async with _ending(client.close), _ending(broker.stop):
+        await _have_stream(client.jetstream(), url.name)
         await broker.start()
         yield lambda: True  # it reconnects by itself
+
+
+@asynccontextmanager
+async def _ending(end: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Call `end` at the end, for a moment at most: libraries wait long, or for ever, when their broker is gone."""
+    try:
+        yield
     finally:
         with anyio.move_on_after(_STOP_SECONDS, shield=True):
-            await broker.stop()
+            await end()
 
 
 async def _have_stream(nats: JetStreamContext, subject: str) -> None:
@@ -265,22 +273,13 @@ async def _redis(url: IntakeUrl, taker: Taker, stranded_seconds: float) -> Async
         StreamSub(url.name, group=GROUP, consumer=who, min_idle_time=stranded, polling_interval=1000),
     ):
         broker.subscriber(stream=sub, ack_policy=AckPolicy.MANUAL, parser=_field, decoder=_whole)(take)
-    pools = []
-    try:
-        client = await broker.connect()
-        pools.append(client.connection_pool)
+    client = await broker.connect()
+    # The library's own end leaves a connection open that still waits for messages.
+    async with _ending(client.connection_pool.disconnect), _ending(broker.stop):
         with suppress(ResponseError):  # it is there; made by the library, it would pass over what is waiting already
             await client.xgroup_create(url.name, GROUP, id="0", mkstream=True)
         await broker.start()
         yield lambda: all(subscriber.running for subscriber in broker.subscribers)
-    finally:
-        try:
-            with anyio.move_on_after(_STOP_SECONDS, shield=True):
-                await broker.stop()
-        finally:  # also when the broker is gone, and that took too long
-            with anyio.move_on_after(_STOP_SECONDS, shield=True):
-                for pool in pools:
-                    await pool.disconnect()  # a connection that still waits for messages would be left open
 
 
 async def _whole(message: object) -> object:
