@@ -69,6 +69,9 @@ async def reading(line: list[str], **options: Any) -> AsyncIterator[Serving]:
                 await ready.wait()
             assert daemon.url, daemon.log
             yield daemon
+        except BaseException:
+            print(*daemon.log, sep="\n")  # shown where the test failed
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 if process.returncode is None:
