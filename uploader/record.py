@@ -5,12 +5,13 @@ files holds only while they are in the very state that was hashed. So losing it 
 never fails a push: a database that is locked, not to be written, or of a newer version is said once in `problem`,
 and the push goes on without it; a corrupt one is moved aside for a new one.
 
-Every write is a transaction of its own, measured at 15 to 35 microseconds (write-ahead log, synchronous=NORMAL): a
-killed process loses nothing, a power cut the last moments. All calls come from one thread and do not wait, save for
-another process's writing: a second at most, and then no more. Processes may share the file, machines may not: the log
-needs shared memory, so it must not lie on a network file system. What is not used for 90 days is dropped when the
-record is opened. The sessions of uploads may hold secrets: they are kept for a day, and only in a file that nobody
-else may read.
+A transaction takes 15 to 35 microseconds (write-ahead log, synchronous=NORMAL), and a package has four things to be
+kept. So what comes within 20 ms is written together, at a third of that: a killed process loses that much, but
+never the hash of many bytes, a packed tree or a session; a power cut takes the last moments. All calls come from one
+thread and do not wait, save for another process's writing: a second at most, and then no more. Processes may share the
+file, machines may not: the log needs shared memory, so it must not lie on a network file system. What is not used for
+90 days is dropped when the record is opened. The sessions of uploads may hold secrets: they are kept for a day, and
+only in a file that nobody else may read.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _COARSEST_TICK_NS: Final = 2_000_000_000  # FAT counts in 2 s
 _DAY_SECONDS: Final = 24 * 3600
 _KEEP_DAYS: Final = 90
 _TOUCH_DAYS: Final = 7  # a use is noted at most this often
+_TOGETHER_SECONDS: Final = 0.02
+_MOST_PENDING: Final = 256
+_MANY_BYTES: Final = 1024 * 1024  # hashed in about a millisecond
 _SESSION_SECONDS: Final = 24 * 3600
 """No registry says how long it keeps an open upload; those that are known do so for a day and more."""
 
@@ -181,6 +185,8 @@ class Record:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._database: sqlite3.Connection | None = None
+        self._pending: dict[tuple[_Table, tuple[bytes | int, ...]], tuple[_Value, ...]] = {}
+        self._written_at = 0.0
         self._open()
 
     def __enter__(self) -> Self:
@@ -191,15 +197,8 @@ class Record:
 
     def close(self) -> None:
         """Let go of the database; from then on nothing is known or kept."""
-        if self._database is not None:
-            with suppress(sqlite3.DatabaseError):  # a damaged log, say: the next to open it finds out
-                self._database.close()
-        self._database = None
-
-    @property
-    def keeps(self) -> bool:
-        """Whether anything is kept at all."""
-        return self._database is not None
+        self._write()
+        self._let_go()
 
     def has_file(self, path: Path) -> bool:
         """Whether anything is known of the file: if not, its state need not be asked for first."""
@@ -215,7 +214,12 @@ class Record:
     def remember_file(self, path: Path, state: FileState, layer: Layer) -> None:
         """Keep that the file is this layer; hashed after `state` was measured, and not kept while it is too fresh."""
         if _at_rest(max(state.mtime_ns, state.ctime_ns), state.measured_ns):
-            self._put(_FILES, str(path), values=(state.text, *_columns(layer)))
+            many = layer.descriptor.size >= _MANY_BYTES
+            self._put(_FILES, str(path), values=(state.text, *_columns(layer)), at_once=many)
+
+    def has_tree(self, tree: TreeKey) -> bool:
+        """Whether anything is known of the tree: if not, its state need not be asked for."""
+        return self._get(_TREES, *astuple(tree)) is not None
 
     def layer_of_tree(self, tree: TreeKey, state: TreeState | None) -> Layer | None:
         """The layer that the tree was packed to, if its files are in the state of then, or whatever they are (None)."""
@@ -227,7 +231,7 @@ class Record:
     def remember_tree(self, tree: TreeKey, state: TreeState, layer: Layer) -> None:
         """Keep what the tree was packed to, after `state` was measured; not kept while it is too fresh."""
         if _at_rest(state.newest_ns, state.measured_ns):
-            self._put(_TREES, *astuple(tree), values=(state.fingerprint, *_columns(layer)))
+            self._put(_TREES, *astuple(tree), values=(state.fingerprint, *_columns(layer)), at_once=True)
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the blob was in the repository when we last knew."""
@@ -251,6 +255,7 @@ class Record:
 
     def tags(self, repository: str) -> frozenset[str]:
         """The tags of the repository of which anything is known."""
+        self._write()
         rows = self._rows(_TAGS, (_key(repository),))
         return frozenset(tag.decode("utf-8", "surrogatepass") for (tag,) in rows)
 
@@ -286,7 +291,7 @@ class Record:
     def remember_session(self, repository: str, digest: Digest, session: RecordedSession) -> None:
         """Keep where the upload of that blob can be continued."""
         values = (session.url, session.sent, int(self._clock()))
-        self._put(_SESSIONS, repository, str(digest), values=values)
+        self._put(_SESSIONS, repository, str(digest), values=values, at_once=True)
 
     def forget_session(self, repository: str, digest: Digest) -> None:
         """There is nothing to be continued."""
@@ -301,7 +306,7 @@ class Record:
 
     def remember_fact(self, host: str, name: str, value: Json) -> None:
         """Keep what was learnt of a host."""
-        self._put(_FACTS, host, name, values=(json.dumps(value),))
+        self._put(_FACTS, host, name, values=(json.dumps(value),), at_once=True)
 
     def change_fact(self, host: str, name: str, change: Callable[[object], object]) -> bool:
         """Change what was learnt of a host, with no other process between; False when nothing can be kept.
@@ -324,6 +329,8 @@ class Record:
     def _get(self, table: _Table, *key: str | int) -> list[_Value] | None:
         """The values of a row, which then counts as used."""
         names = tuple(map(_key, key))
+        if pending := self._pending.get((table, names)):
+            return list(pending[:-1])
         rows = self._rows(table.get, names)
         if not rows:
             return None
@@ -342,8 +349,20 @@ class Record:
             self._give_up(error)
             return []
 
-    def _put(self, table: _Table, *key: str | int, values: tuple[_Value, ...] = ()) -> None:
-        self._change([(table.put, (*map(_key, key), *values, self._today))])
+    def _put(self, table: _Table, *key: str | int, values: tuple[_Value, ...] = (), at_once: bool = False) -> None:
+        """Write a row, soon or at once."""
+        if self._database is None:
+            return
+        self._pending[table, tuple(map(_key, key))] = (*values, self._today)
+        is_burst = 0 <= self._clock() - self._written_at < _TOGETHER_SECONDS
+        if at_once or not is_burst or len(self._pending) >= _MOST_PENDING:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what is pending, if anything is."""
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self._change((table.put, (*key, *row)) for (table, key), row in pending.items())
 
     def _change(self, statements: Iterable[tuple[str, tuple[_Value, ...]]]) -> None:
         """All of it in one transaction."""
@@ -355,7 +374,12 @@ class Record:
         self._transact(work)
 
     def _transact(self, work: Callable[[sqlite3.Connection], None]) -> bool:
-        """Do it in one transaction, which waits for its turn at the beginning; False when nothing can be kept."""
+        """Do it in one transaction, after what is pending; it waits for its turn at the beginning.
+
+        False when nothing can be kept.
+        """
+        self._write()
+        self._written_at = self._clock()
         if self._database is None:
             return False
         try:
@@ -380,11 +404,18 @@ class Record:
             self._change([(_SESSIONS.prune, (self._today - 1,))])
             self.remember_fact("", "pruned", self._today)
 
+    def _let_go(self) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.DatabaseError):  # a damaged log, say: the next to open it finds out
+                self._database.close()
+        self._database = None
+        self._pending = {}
+
     def _give_up(self, error: Exception) -> None:
         """Go on without the database; in place of a corrupt one, with a new one."""
         if isinstance(error, sqlite3.ProgrammingError):
             raise error  # our mistake, not the file's
-        self.close()
+        self._let_go()
         corrupt = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
         if not corrupt or self.problem is not None or self._path is None:
             self.problem = f"the local record {self._path} is not used: {error}"

@@ -7,11 +7,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -22,6 +23,9 @@ from uploader.model.digest import Digest
 from uploader.model.reference import Tag
 from uploader.oci.media_types import OCI_LAYER_GZIP
 from uploader.record import FileState, Json, NoRecord, Record, RecordedManifest, RecordedSession, TreeKey, TreeState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECOND = 1_000_000_000
 DAY = 24 * 3600.0
@@ -301,7 +305,7 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
 
 
 def test_a_locked_record_is_done_without(tmp_path: Path) -> None:
-    with Record(tmp_path / "record", patience_seconds=0) as record:
+    with Record(tmp_path / "record", patience_seconds=0, clock=count(int(time.time())).__next__) as record:
         fill(record)
         other = sqlite3.connect(tmp_path / "record", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -332,7 +336,8 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     path.write_text('{"schema": "uploader/graph/v1"}')
     with Record(path) as record:
         assert "left alone" in str(record.problem)
-        assert not record.keeps
+        fill(record)
+        assert known(record) == NOTHING
     assert path.read_text() == '{"schema": "uploader/graph/v1"}'
     assert list(tmp_path.iterdir()) == [path]
 
@@ -406,9 +411,59 @@ sys.stdin.readline()
 record = Record(Path(sys.argv[1]), patience_seconds=20)
 for number in range(500):
     record.remember_blob(sys.argv[2], Digest.of(b"%d" % number))
+record.remember_fact(sys.argv[2], "all", "written")  # at once, and with it what waits to be written
 assert record.problem is None, record.problem
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+LARGE = Layer(replace(LAYER.descriptor, size=2**20), LAYER.diff_id)
+
+
+def remember_many(record: Record) -> None:
+    for number in range(256):
+        record.remember_blob(OTHER, Digest.of(b"%d" % number))
+
+
+AT_ONCE: dict[str, Callable[[Record], object]] = {
+    "a large file": lambda record: record.remember_file(FILE, STATE, LARGE),
+    "a tree": lambda record: record.remember_tree(TREE, TREE_STATE, LAYER),
+    "a session": lambda record: record.remember_session(REPOSITORY, LARGE.descriptor.digest, RecordedSession("u", 0)),
+    "the end of a session": lambda record: record.forget_session(REPOSITORY, LARGE.descriptor.digest),
+    "a fact": lambda record: record.remember_fact("registry.example", "ceiling", 1),
+    "a changed fact": lambda record: record.change_fact("registry.example", "ceiling", lambda _: 1),
+    "forgotten blobs": lambda record: record.forget_blobs(OTHER, [LAYER.descriptor.digest]),
+    "a forgotten repository": lambda record: record.forget_repository(OTHER),
+    "a question for all tags": lambda record: record.tags(OTHER),
+    "many": remember_many,
+    "the end": Record.close,
+}
+
+
+@pytest.mark.parametrize("then", AT_ONCE.values(), ids=AT_ONCE)
+def test_what_comes_at_one_moment_is_written_together(tmp_path: Path, then: Callable[[Record], object]) -> None:
+    now = time.time()
+    with Record(tmp_path / "record", clock=lambda: now) as record, Record(tmp_path / "record") as other:
+        record.remember_blob(REPOSITORY, LAYER.descriptor.digest)
+        record.remember_manifest(REPOSITORY, ZLIB, MANIFEST)
+        assert record.has_blob(REPOSITORY, LAYER.descriptor.digest)
+        assert record.manifest(REPOSITORY, ZLIB) == MANIFEST
+        assert other.manifest(REPOSITORY, ZLIB) is None
+        then(record)
+        assert other.has_blob(REPOSITORY, LAYER.descriptor.digest)
+        assert other.manifest(REPOSITORY, ZLIB) == MANIFEST
+
+
+@pytest.mark.parametrize("later", [0.03, -1.0])
+def test_what_comes_later_is_written_with_what_came_before(tmp_path: Path, later: float) -> None:
+    now = time.time()
+    with Record(tmp_path / "record", clock=lambda: now) as record, Record(tmp_path / "record") as other:
+        record.remember_blob(REPOSITORY, LAYER.descriptor.digest)
+        assert not other.has_blob(REPOSITORY, LAYER.descriptor.digest)
+        now += later
+        record.remember_blob(REPOSITORY, MANIFEST.digest)
+        assert other.has_blob(REPOSITORY, LAYER.descriptor.digest)
+        assert other.has_blob(REPOSITORY, MANIFEST.digest)
 
 
 def test_two_processes_may_write_and_be_killed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import anyio
 
     from uploader.cli.progress import Style
+    from uploader.model.events import Emit, Event
     from uploader.service.options import PushOptions
     from uploader.service.report import Report
 
@@ -156,12 +158,28 @@ def as_push_options(given: dict[str, Any]) -> PushOptions:
     return PushOptions(**given, state=None if state == "none" else Path(state) if state else default_state())
 
 
+def _collecting_late(emit: Emit) -> Emit:
+    """Look for garbage only once the packages are known, and not among them: until then nearly nothing is any."""
+    from uploader.model.events import PushStarted  # noqa: PLC0415
+
+    gc.disable()
+
+    def emit_and_collect(event: Event) -> None:
+        if isinstance(event, PushStarted):
+            gc.freeze()
+            gc.enable()
+        emit(event)
+
+    return emit_and_collect
+
+
 def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Event], Awaitable[Report]]:
     async def work(stop: anyio.Event) -> Report:
         from uploader import api  # noqa: PLC0415
         from uploader.cli.progress import default_stream, showing  # noqa: PLC0415
 
-        async with showing(style, default_stream()) as emit:
+        async with showing(style, default_stream()) as show:
+            emit = _collecting_late(show)
             if call.planned:
                 return await api.plan(call.sources, call.to, options, emit=emit)
             return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
