@@ -378,7 +378,7 @@ class Proven:
     def config(self, layer: Layer, /) -> dict[str, object]:  # noqa: ARG002
         return {}
 
-    def skip(self, path: str, status: os.stat_result, /) -> bool:  # noqa: ARG002
+    def skip(self, status: os.stat_result, /) -> bool:  # noqa: ARG002
         return False
 
     def start(self, entry: SeenEntry, /) -> None: ...

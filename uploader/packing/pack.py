@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from uploader.model.package import Tree
     from uploader.packing.codecs import Codec
-    from uploader.packing.tree import Entry
+    from uploader.packing.tree import Entry, Fingerprint
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # a fifo put there meanwhile must not block
 
@@ -43,8 +43,8 @@ class Inspector(Protocol):
     One inspector serves one tree, in one thread.
     """
 
-    def skip(self, path: str, status: os.stat_result, /) -> bool:
-        """Whether to leave this child out (a folder: with all that is in it); asked before `start`."""
+    def skip(self, status: os.stat_result, /) -> bool:
+        """Whether to leave out the file of this status, under all its names; asked before `start`, not of folders."""
 
     def start(self, entry: Entry, /) -> None:
         """The next entry, in the order of the layer; the entry before it has ended."""
@@ -62,10 +62,11 @@ def pack(
     out: BinaryIO,
     *,
     inspector: Inspector | None = None,
+    seen: Fingerprint | None = None,
     parents: bool = True,
     cancelled: IsCancelled = never,
 ) -> Layer:
-    """Write the layer of `tree` to `out`, a buffered binary file, and flush it.
+    """Write the layer of `tree` to `out`, a buffered binary file, and flush it. `seen` takes in all its entries.
 
     Memory: one batch of the tar (256 KiB), what it is compressed to, and the encoder's state: below 2 MiB for gzip,
     4 MiB for zstd at its default level, growing to 90 MiB at level 19; and the names of the folder at hand and of
@@ -78,9 +79,13 @@ def pack(
     root = root_of(tree)
     for name in folders_above(tree) if parents else ():
         writer.write(tarball.header(name + "/", tarball.DIRECTORY, 0o755))
-    for entry in entries(tree, inspector.skip if inspector else None):
+    for entry in entries(tree):
+        if seen is not None:
+            seen.add(entry)
         if entry.kind == "directory":  # a folder of empty files fills no batch for a long time
             stop_if(cancelled)
+        elif inspector is not None and inspector.skip(entry.status):
+            continue
         if inspector is not None:
             inspector.start(entry)
         _write_entry(writer, entry)

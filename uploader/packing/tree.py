@@ -17,7 +17,6 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from uploader.errors import SourceError
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from uploader.model.package import Tree
 
 Kind = Literal["directory", "file", "symlink", "hardlink"]
-Skip = Callable[[str, os.stat_result], bool]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LONGEST_SHOWN = 400
@@ -75,11 +73,10 @@ def folders_above(tree: Tree) -> list[str]:
     return [name[:end] for end, character in enumerate(name) if character == "/"]
 
 
-def entries(tree: Tree, skip: Skip | None = None) -> Iterator[Entry]:
+def entries(tree: Tree) -> Iterator[Entry]:
     """The tree's folder and all that is in it, in order; raises SourceError for what cannot be read.
 
-    `skip` is asked with the path and status of each child, and leaves out what it says yes to, a folder with all that
-    is in it. At the root of the image, the tree's folder has no entry.
+    At the root of the image, the tree's folder has no entry.
     """
     wanted = None if tree.files is None else _listing(tree.files, str(tree.root))
     base = name_of(tree)
@@ -92,7 +89,7 @@ def entries(tree: Tree, skip: Skip | None = None) -> Iterator[Entry]:
         inner = f"{path}/" if path else ""
         if base or path:
             yield Entry(below + path if path else base, path, "directory", 0o755, 0, "", status)
-        leaves, folders = _sorted_children(native(root, path), inner, status, wanted, skip)
+        leaves, folders = _sorted_children(native(root, path), inner, status, wanted)
         for found in leaves:
             yield _leaf(below + inner + found.name, inner + found.name, found, first_names)
         pending.extend(
@@ -101,28 +98,49 @@ def entries(tree: Tree, skip: Skip | None = None) -> Iterator[Entry]:
         )
 
 
-def fingerprint(tree: Tree, cancelled: IsCancelled = never) -> tuple[str, int]:
-    """A hash that changes whenever the layer of `tree` might, and the latest change in it, in ns; lstat alone is asked.
+class Fingerprint:
+    """A hash that changes whenever the layer of a tree might, made of its entries while they are met in their order.
 
-    Take it *before* packing: then a file that is changed in between gives another fingerprint next time. Folders count
-    by name only: a folder may be shared with files of other packages, which are not in the listing.
+    Each must be met before it is read: then a file that is changed meanwhile gives another fingerprint next time.
+    Folders count by name only: one may be shared with files of other packages, which are not in the listing.
+    `newest_ns` is the latest change so far.
     """
-    digest = hashlib.sha256()
-    lines: list[str] = []
-    newest = 0
-    for name, _, kind, mode, size, target, status in entries(tree):
+
+    def __init__(self) -> None:
+        self.newest_ns = 0
+        self._digest = hashlib.sha256()
+        self._lines: list[str] = []
+
+    def add(self, entry: Entry) -> None:
+        """Take in the next entry."""
+        name, _, kind, mode, size, target, status = entry
         if kind == "directory":  # a batch: one small update per file would take as long as the rest
+            self._lines.append(f"{name}\0")
+            self._take_in()
+            return
+        mtime_ns, ctime_ns = status.st_mtime_ns, status.st_ctime_ns
+        self.newest_ns = max(self.newest_ns, mtime_ns, ctime_ns)
+        self._lines.append(f"{kind} {mode} {size} {mtime_ns} {ctime_ns} {status.st_ino} {name}\0{target}\0")
+
+    @property
+    def text(self) -> str:
+        """The hash of all entries so far, in hexadecimal digits."""
+        self._take_in()
+        return self._digest.hexdigest()
+
+    def _take_in(self) -> None:
+        self._digest.update("".join(self._lines).encode("utf-8", "surrogateescape"))
+        self._lines.clear()
+
+
+def fingerprint(tree: Tree, cancelled: IsCancelled = never) -> Fingerprint:
+    """That of the tree as it is; lstat alone is asked. Raises SourceError."""
+    found = Fingerprint()
+    for entry in entries(tree):
+        found.add(entry)
+        if entry.kind == "directory":
             stop_if(cancelled)
-            lines.append(f"{name}\0")
-            digest.update("".join(lines).encode("utf-8", "surrogateescape"))
-            lines.clear()
-        else:
-            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-            lines.append(
-                f"{kind} {mode} {size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {name}\0{target}\0"
-            )
-    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest(), newest
+    return found
 
 
 def estimate(tree: Tree, cancelled: IsCancelled = never) -> int:
@@ -194,7 +212,7 @@ def _leaf(name: str, path: str, found: _Found, first_names: dict[tuple[int, int]
 
 
 def _sorted_children(
-    folder: bytes, inner: str, expected: os.stat_result, wanted: _Listing | None, skip: Skip | None
+    folder: bytes, inner: str, expected: os.stat_result, wanted: _Listing | None
 ) -> tuple[list[_Found], list[_Found]]:
     """What lies in `folder`: (files and links, folders), each by name; `inner` leads to it from the root."""
     leaves: list[_Found] = []
@@ -206,8 +224,6 @@ def _sorted_children(
             children = _all(descriptor) if wanted is None else _listed(folder, descriptor, wanted)
             for found in children:
                 mode = found.status.st_mode
-                if skip is not None and skip(inner + found.name, found.status):
-                    continue
                 if stat.S_ISDIR(mode):
                     folders.append(found)
                 elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):

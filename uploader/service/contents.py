@@ -21,7 +21,7 @@ from uploader.model.package import Blob, Package, Tree
 from uploader.packing.cancelling import Cancelled
 from uploader.packing.pack import pack
 from uploader.packing.ready import FileBody, measure
-from uploader.packing.tree import fingerprint
+from uploader.packing.tree import Fingerprint, fingerprint
 from uploader.record import FileState, Record, TreeKey, TreeState
 
 if TYPE_CHECKING:
@@ -74,9 +74,11 @@ class Contents:
         Raises SourceError when the tree cannot be walked.
         """
         match package.content:
-            case Tree() as tree if self._record.keeps:
-                state = await self._tree_state(tree)
-                return self._record.layer_of_tree(self._tree_key(package, tree), state)
+            case Tree() as tree if self._record.has_tree(key := self._tree_key(package, tree)):
+                measured = time.time_ns()
+                with self._held(tree) as held:
+                    found = await self._work(fingerprint, held)
+                return self._record.layer_of_tree(key, _state(found, measured))
             case _:
                 return None
 
@@ -146,17 +148,16 @@ class Contents:
         return package_format is not None and package_format.tag_proves_content
 
     async def _pack(self, package: Package, tree: Tree) -> tuple[Layer, FileBody]:
-        state = await self._tree_state(tree) if self._record.keeps else None
+        measured, seen = time.time_ns(), Fingerprint()
         file = cast("BinaryIO", self._temporary_file())
         try:
             parents = package.platform not in self._rules.on_base
             package_format = self._rules.formats.get(package.id)
             with self._held(tree) as held:
                 layer = await self._work(
-                    _pack_with_format, package_format, held, self._rules.codec, file, parents=parents
+                    _pack_with_format, package_format, held, self._rules.codec, file, seen=seen, parents=parents
                 )
-            if state is not None:
-                self._record.remember_tree(self._tree_key(package, tree), state, layer)
+            self._record.remember_tree(self._tree_key(package, tree), _state(seen, measured), layer)
             return layer, FileBody(file, f"the packed {tree.root}")
         except BaseException:
             file.close()
@@ -178,12 +179,6 @@ class Contents:
     def _held(self, tree: Tree) -> Iterator[Tree]:
         """The tree for as long as it is read; where others may change what a path leads to, more is needed."""
         yield tree
-
-    async def _tree_state(self, tree: Tree) -> TreeState:
-        measured = time.time_ns()
-        with self._held(tree) as held:
-            text, newest_ns = await self._work(fingerprint, held)
-        return TreeState(text, newest_ns, measured)
 
     def _tree_key(self, package: Package, tree: Tree) -> TreeKey:
         codec = self._rules.codec
@@ -215,11 +210,16 @@ def _pack_with_format(
     codec: Codec,
     out: BinaryIO,
     *,
+    seen: Fingerprint,
     parents: bool,
     cancelled: Callable[[], bool],
 ) -> Layer:
     inspector = package_format.inspector() if package_format else None
-    return pack(tree, codec, out, inspector=inspector, parents=parents, cancelled=cancelled)
+    return pack(tree, codec, out, inspector=inspector, seen=seen, parents=parents, cancelled=cancelled)
+
+
+def _state(seen: Fingerprint, measured_ns: int) -> TreeState:
+    return TreeState(seen.text, seen.newest_ns, measured_ns)
 
 
 def _stop_if_host_is_cancelled() -> bool:

@@ -74,8 +74,8 @@ class LayerInspector(Protocol):
     said twice.
     """
 
-    def skip(self, path: str, status: os.stat_result, /) -> bool:
-        """Whether to leave this child out."""
+    def skip(self, status: os.stat_result, /) -> bool:
+        """Whether to leave out the file of this status."""
 
     def start(self, entry: SeenEntry, /) -> None:
         """The next entry."""

@@ -25,7 +25,7 @@ from uploader.packing.cancelling import Cancelled
 from uploader.packing.codecs import CODECS, Codec, find_codec
 from uploader.packing.pack import pack
 from uploader.packing.tarball import BATCH_BYTES
-from uploader.packing.tree import Entry, entries
+from uploader.packing.tree import Entry, Fingerprint, entries, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,11 +62,11 @@ class Recorder:
 
     events: list[tuple[str, object]] = field(default_factory=list)
     extras: Sequence[Extra] = ()
-    skipped: str = ""
+    skipped: Path | None = None
     on_start: Callable[[Entry], object] = lambda _: None
 
-    def skip(self, path: str, _status: os.stat_result, /) -> bool:
-        return path == self.skipped
+    def skip(self, status: os.stat_result, /) -> bool:
+        return self.skipped is not None and os.path.samestat(status, self.skipped.stat())
 
     def start(self, entry: Entry, /) -> None:
         self.events.append((entry.path, entry.target if entry.kind == "symlink" else entry.kind))
@@ -262,9 +262,14 @@ def test_an_inspector_replaces_a_file_by_one_at_the_end(tmp_path: Path) -> None:
     (tmp_path / ".meta").mkdir()
     for name in (".meta/made", ".meta/kept", "zz"):
         (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "aa").hardlink_to(tmp_path / ".meta/made")
     extras = [Extra(".meta/made", 0o644, b"fresh" * 200), Extra("tool", 0o755, b"#!")]
     out = io.BytesIO()
-    layer = pack(Tree(tmp_path, "/p"), PLAIN, out, inspector=Recorder(skipped=".meta/made", extras=extras))
+    seen = Fingerprint()
+    layer = pack(
+        Tree(tmp_path, "/p"), PLAIN, out, seen=seen, inspector=Recorder(skipped=tmp_path / ".meta/made", extras=extras)
+    )
+    assert seen.text == fingerprint(Tree(tmp_path, "/p")).text
     found = members(out.getvalue())
     assert [member.name for member in found] == ["p", "p/zz", "p/.meta", "p/.meta/kept", "p/.meta/made", "p/tool"]
     assert [(member.mode, member.size, member.isreg()) for member in found[-2:]] == [

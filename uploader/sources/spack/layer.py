@@ -67,7 +67,7 @@ class NewInspector:
         self._path = ""
         self._content: Content | None = None
 
-    def skip(self, path: str, status: os.stat_result, /) -> bool:  # noqa: ARG002
+    def skip(self, status: os.stat_result, /) -> bool:
         """Leaves out the stale trailer, by whatever name."""
         return (status.st_dev, status.st_ino) == self._stale
 
@@ -121,7 +121,7 @@ class OldInspector:
         self._first = ""
         self._content: Content | None = None
 
-    def skip(self, path: str, status: os.stat_result, /) -> bool:  # noqa: ARG002
+    def skip(self, status: os.stat_result, /) -> bool:
         """Leaves out the stale trailer, by whatever name."""
         return (status.st_dev, status.st_ino) == self._stale
 
