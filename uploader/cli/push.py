@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ from uploader.cli.settings import (
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import anyio
 
     from uploader.cli.progress import Style
@@ -158,11 +161,10 @@ def as_push_options(given: dict[str, Any]) -> PushOptions:
     return PushOptions(**given, state=None if state == "none" else Path(state) if state else default_state())
 
 
-def _collecting_late(emit: Emit) -> Emit:
+@contextmanager
+def _collecting_late(emit: Emit) -> Iterator[Emit]:
     """Look for garbage only once the packages are known, and not among them: until then nearly nothing is any."""
     from uploader.model.events import PushStarted  # noqa: PLC0415
-
-    gc.disable()
 
     def emit_and_collect(event: Event) -> None:
         if isinstance(event, PushStarted):
@@ -170,7 +172,11 @@ def _collecting_late(emit: Emit) -> Emit:
             gc.enable()
         emit(event)
 
-    return emit_and_collect
+    gc.disable()
+    try:
+        yield emit_and_collect
+    finally:
+        gc.enable()
 
 
 def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Event], Awaitable[Report]]:
@@ -179,9 +185,9 @@ def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Ev
         from uploader.cli.progress import default_stream, showing  # noqa: PLC0415
 
         async with showing(style, default_stream()) as show:
-            emit = _collecting_late(show)
-            if call.planned:
-                return await api.plan(call.sources, call.to, options, emit=emit)
-            return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
+            with _collecting_late(show) as emit:
+                if call.planned:
+                    return await api.plan(call.sources, call.to, options, emit=emit)
+                return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
 
     return work
