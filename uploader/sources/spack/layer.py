@@ -8,9 +8,11 @@ the prefix is left out. The two kinds of Spack differ in what they look at and i
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from uploader.errors import SourceError
 from uploader.sources.spack.buildinfo import buildinfo
 from uploader.sources.spack.content import ByContent, Content, FileCommand
 
@@ -45,11 +47,18 @@ class Relocatable:
 
 
 def stale_trailer(root: Path) -> tuple[int, int] | None:
-    """The device and inode of the file that an earlier installation left; its other names are left out too."""
+    """The device and inode of the file that an earlier installation left; its other names are left out too.
+
+    Raises SourceError where a folder is in its place.
+    """
     try:
         status = os.lstat(root / TRAILER)
     except OSError:
         return None
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError(
+            f"pack {str(root)!r}: {TRAILER} in it is a folder, and Spack needs a file there", stage="pack"
+        )
     return status.st_dev, status.st_ino
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
+from uploader.errors import SourceError
 from uploader.model.package import Tree
 from uploader.packing.codecs import find_codec
 from uploader.packing.pack import pack
@@ -70,6 +71,12 @@ def test_the_last_entry_says_where_everything_was(tmp_path: Path, kind: type[Old
         "hardlinks_deduped": True,
         "hash_to_prefix": {"h" * 32: "/opt/store/linux/a"},
     }
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".spack" / "binary_distribution").mkdir(parents=True)
+    with pytest.raises(SourceError, match="binary_distribution in it is a folder"):
+        stale_trailer(tmp_path)
 
 
 @BOTH
