@@ -6,12 +6,12 @@ never fails a push: a database that is locked, not to be written, or of a newer 
 and the push goes on without it; a corrupt one is moved aside for a new one.
 
 A transaction takes 15 to 35 microseconds (write-ahead log, synchronous=NORMAL), and a package has four things to be
-kept. So what comes within 20 ms is written together, at a third of that: a killed process loses that much, but
-never the hash of many bytes, a packed tree or a session; a power cut takes the last moments. All calls come from one
-thread and do not wait, save for another process's writing: a second at most, and then no more. Processes may share the
-file, machines may not: the log needs shared memory, so it must not lie on a network file system. What is not used for
-90 days is dropped when the record is opened. The sessions of uploads may hold secrets: they are kept for a day, and
-only in a file that nobody else may read.
+kept. So what comes within 20 ms of a write waits for the next one, or for `flush`: a killed process loses that, but
+never the hash or the sending of many bytes, a packed tree or a session; a power cut takes the last moments. All calls
+come from one thread and do not wait, save for another process's writing: a second at most, and then no more. Processes
+may share the file, machines may not: the log needs shared memory, so it must not lie on a network file system. What is
+not used for 90 days is dropped when the record is opened. The sessions of uploads may hold secrets: they are kept for a
+day, and only in a file that nobody else may read.
 """
 
 from __future__ import annotations
@@ -197,8 +197,10 @@ class Record:
 
     def close(self) -> None:
         """Let go of the database; from then on nothing is known or kept."""
-        self._write()
-        self._let_go()
+        try:
+            self.flush()
+        finally:
+            self._let_go()
 
     def has_file(self, path: Path) -> bool:
         """Whether anything is known of the file: if not, its state need not be asked for first."""
@@ -237,9 +239,9 @@ class Record:
         """Whether the blob was in the repository when we last knew."""
         return self._get(_BLOBS, repository, str(digest)) is not None
 
-    def remember_blob(self, repository: str, digest: Digest) -> None:
-        """Keep that the repository has the blob."""
-        self._put(_BLOBS, repository, str(digest))
+    def remember_blob(self, repository: str, digest: Digest, *, at_once: bool = False) -> None:
+        """Keep that the repository has the blob; at once if it must not be sent again for anything."""
+        self._put(_BLOBS, repository, str(digest), at_once=at_once)
 
     def forget_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
         """Drop what is said of blobs that turned out not to be there."""
@@ -255,7 +257,7 @@ class Record:
 
     def tags(self, repository: str) -> frozenset[str]:
         """The tags of the repository of which anything is known."""
-        self._write()
+        self.flush()
         rows = self._rows(_TAGS, (_key(repository),))
         return frozenset(tag.decode("utf-8", "surrogatepass") for (tag,) in rows)
 
@@ -356,9 +358,9 @@ class Record:
         self._pending[table, tuple(map(_key, key))] = (*values, self._today)
         is_burst = 0 <= self._clock() - self._written_at < _TOGETHER_SECONDS
         if at_once or not is_burst or len(self._pending) >= _MOST_PENDING:
-            self._write()
+            self.flush()
 
-    def _write(self) -> None:
+    def flush(self) -> None:
         """Write what is pending, if anything is."""
         if self._pending:
             pending, self._pending = self._pending, {}
@@ -378,7 +380,7 @@ class Record:
 
         False when nothing can be kept.
         """
-        self._write()
+        self.flush()
         self._written_at = self._clock()
         if self._database is None:
             return False

@@ -428,6 +428,8 @@ def remember_many(record: Record) -> None:
 AT_ONCE: dict[str, Callable[[Record], object]] = {
     "a large file": lambda record: record.remember_file(FILE, STATE, LARGE),
     "a tree": lambda record: record.remember_tree(TREE, TREE_STATE, LAYER),
+    "a large blob": lambda record: record.remember_blob(OTHER, LARGE.descriptor.digest, at_once=True),
+    "the end of a push": Record.flush,
     "a session": lambda record: record.remember_session(REPOSITORY, LARGE.descriptor.digest, RecordedSession("u", 0)),
     "the end of a session": lambda record: record.forget_session(REPOSITORY, LARGE.descriptor.digest),
     "a fact": lambda record: record.remember_fact("registry.example", "ceiling", 1),

@@ -108,6 +108,7 @@ async def run_push(
     outcomes = plan.outcomes()
     if lost_tags:
         outcomes = (_without_tag(outcome, str(unusable)) for outcome in outcomes)
+    record.flush()
     if record.problem:
         emit(Note(record.problem))
     notes = [*task.notes, *([record.problem] if record.problem else []), *pusher_notes]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 127
 _MANIFEST_TRIES = 5
+_MANY_BYTES = 1024 * 1024
 _FIRST_WAIT_SECONDS = 0.2
 
 
@@ -260,7 +261,8 @@ class RepositoryPusher:
             if notes.resent is not None:
                 self._resent[descriptor.digest] = notes.resent
             if self._remembers:
-                self._record.remember_blob(self._where, descriptor.digest)
+                large = descriptor.size >= _MANY_BYTES
+                self._record.remember_blob(self._where, descriptor.digest, at_once=large)
             return how
 
         return await self._uploads.once(descriptor.digest, send)
