@@ -216,8 +216,8 @@ class Record:
     def remember_file(self, path: Path, state: FileState, layer: Layer) -> None:
         """Keep that the file is this layer; hashed after `state` was measured, and not kept while it is too fresh."""
         if _at_rest(max(state.mtime_ns, state.ctime_ns), state.measured_ns):
-            many = layer.descriptor.size >= _MANY_BYTES
-            self._put(_FILES, str(path), values=(state.text, *_columns(layer)), at_once=many)
+            values = (state.text, *_columns(layer))
+            self._put(_FILES, str(path), values=values, at_once=layer.descriptor.size >= _MANY_BYTES)
 
     def has_tree(self, tree: TreeKey) -> bool:
         """Whether anything is known of the tree: if not, its state need not be asked for."""
@@ -239,9 +239,9 @@ class Record:
         """Whether the blob was in the repository when we last knew."""
         return self._get(_BLOBS, repository, str(digest)) is not None
 
-    def remember_blob(self, repository: str, digest: Digest, *, at_once: bool = False) -> None:
-        """Keep that the repository has the blob; at once if it must not be sent again for anything."""
-        self._put(_BLOBS, repository, str(digest), at_once=at_once)
+    def remember_blob(self, repository: str, digest: Digest, size: int) -> None:
+        """Keep that the repository has the blob of `size` bytes."""
+        self._put(_BLOBS, repository, str(digest), at_once=size >= _MANY_BYTES)
 
     def forget_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
         """Drop what is said of blobs that turned out not to be there."""

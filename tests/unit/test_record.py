@@ -42,7 +42,7 @@ MANIFEST = RecordedManifest(Digest.of(b"manifest"), LAYER.descriptor.digest)
 def fill(record: Record) -> None:
     record.remember_file(FILE, STATE, LAYER)
     record.remember_tree(TREE, TREE_STATE, LAYER)
-    record.remember_blob(REPOSITORY, LAYER.descriptor.digest)
+    record.remember_blob(REPOSITORY, LAYER.descriptor.digest, 5)
     record.remember_manifest(REPOSITORY, ZLIB, MANIFEST)
     record.remember_fact("registry.example", "ceiling", 12.5)
 
@@ -182,8 +182,8 @@ def test_blobs_are_forgotten_one_by_one(tmp_path: Path) -> None:
     one, two = Digest.of(b"1"), Digest.of(b"2")
     with Record(tmp_path / "record") as record:
         for repository in (REPOSITORY, OTHER):
-            record.remember_blob(repository, one)
-            record.remember_blob(repository, two)
+            record.remember_blob(repository, one, 5)
+            record.remember_blob(repository, two, 5)
         record.forget_blobs(REPOSITORY, [one])
         found = [record.has_blob(repository, digest) for repository in (REPOSITORY, OTHER) for digest in (one, two)]
     assert found == [False, True, True, True]
@@ -192,7 +192,7 @@ def test_blobs_are_forgotten_one_by_one(tmp_path: Path) -> None:
 def test_a_repository_is_forgotten_whole(tmp_path: Path) -> None:
     with Record(tmp_path / "record") as record:
         fill(record)
-        record.remember_blob(OTHER, LAYER.descriptor.digest)
+        record.remember_blob(OTHER, LAYER.descriptor.digest, 5)
         record.forget_repository(REPOSITORY)
         assert known(record) == [LAYER, LAYER, False, None, 12.5]
         assert record.has_blob(OTHER, LAYER.descriptor.digest)
@@ -309,7 +309,7 @@ def test_a_locked_record_is_done_without(tmp_path: Path) -> None:
         fill(record)
         other = sqlite3.connect(tmp_path / "record", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        record.remember_blob(OTHER, LAYER.descriptor.digest)
+        record.remember_blob(OTHER, LAYER.descriptor.digest, 5)
         assert record.problem is not None
         assert "is not used: database is locked" in record.problem
         other.close()
@@ -410,7 +410,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 record = Record(Path(sys.argv[1]), patience_seconds=20)
 for number in range(500):
-    record.remember_blob(sys.argv[2], Digest.of(b"%d" % number))
+    record.remember_blob(sys.argv[2], Digest.of(b"%d" % number), 5)
 record.remember_fact(sys.argv[2], "all", "written")  # at once, and with it what waits to be written
 assert record.problem is None, record.problem
 os.kill(os.getpid(), signal.SIGKILL)
@@ -422,13 +422,13 @@ LARGE = Layer(replace(LAYER.descriptor, size=2**20), LAYER.diff_id)
 
 def remember_many(record: Record) -> None:
     for number in range(256):
-        record.remember_blob(OTHER, Digest.of(b"%d" % number))
+        record.remember_blob(OTHER, Digest.of(b"%d" % number), 5)
 
 
 AT_ONCE: dict[str, Callable[[Record], object]] = {
     "a large file": lambda record: record.remember_file(FILE, STATE, LARGE),
     "a tree": lambda record: record.remember_tree(TREE, TREE_STATE, LAYER),
-    "a large blob": lambda record: record.remember_blob(OTHER, LARGE.descriptor.digest, at_once=True),
+    "a large blob": lambda record: record.remember_blob(OTHER, LARGE.descriptor.digest, LARGE.descriptor.size),
     "the end of a push": Record.flush,
     "a session": lambda record: record.remember_session(REPOSITORY, LARGE.descriptor.digest, RecordedSession("u", 0)),
     "the end of a session": lambda record: record.forget_session(REPOSITORY, LARGE.descriptor.digest),
@@ -446,7 +446,7 @@ AT_ONCE: dict[str, Callable[[Record], object]] = {
 def test_what_comes_at_one_moment_is_written_together(tmp_path: Path, then: Callable[[Record], object]) -> None:
     now = time.time()
     with Record(tmp_path / "record", clock=lambda: now) as record, Record(tmp_path / "record") as other:
-        record.remember_blob(REPOSITORY, LAYER.descriptor.digest)
+        record.remember_blob(REPOSITORY, LAYER.descriptor.digest, 5)
         record.remember_manifest(REPOSITORY, ZLIB, MANIFEST)
         assert record.has_blob(REPOSITORY, LAYER.descriptor.digest)
         assert record.manifest(REPOSITORY, ZLIB) == MANIFEST
@@ -460,10 +460,10 @@ def test_what_comes_at_one_moment_is_written_together(tmp_path: Path, then: Call
 def test_what_comes_later_is_written_with_what_came_before(tmp_path: Path, later: float) -> None:
     now = time.time()
     with Record(tmp_path / "record", clock=lambda: now) as record, Record(tmp_path / "record") as other:
-        record.remember_blob(REPOSITORY, LAYER.descriptor.digest)
+        record.remember_blob(REPOSITORY, LAYER.descriptor.digest, 5)
         assert not other.has_blob(REPOSITORY, LAYER.descriptor.digest)
         now += later
-        record.remember_blob(REPOSITORY, MANIFEST.digest)
+        record.remember_blob(REPOSITORY, MANIFEST.digest, 5)
         assert other.has_blob(REPOSITORY, LAYER.descriptor.digest)
         assert other.has_blob(REPOSITORY, MANIFEST.digest)
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 127
 _MANIFEST_TRIES = 5
-_MANY_BYTES = 1024 * 1024
 _FIRST_WAIT_SECONDS = 0.2
 
 
@@ -261,8 +260,7 @@ class RepositoryPusher:
             if notes.resent is not None:
                 self._resent[descriptor.digest] = notes.resent
             if self._remembers:
-                large = descriptor.size >= _MANY_BYTES
-                self._record.remember_blob(self._where, descriptor.digest, at_once=large)
+                self._record.remember_blob(self._where, descriptor.digest, descriptor.size)
             return how
 
         return await self._uploads.once(descriptor.digest, send)
