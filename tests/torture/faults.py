@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 
+from tests.torture.forkserver import forkserver
 from tests.torture.pushing import PASSWORD, USER, Orders, logins, push, push_alone
 from tests.torture.witness import WatchedRepository, problems_of, sha256, unpacked, untruths
 from uploader.errors import StoppedError
@@ -59,14 +59,6 @@ if TYPE_CHECKING:
 SPEED: Final = 100.0
 _LONGEST_SECONDS: Final = 30.0
 _MATERIALS: Final = 16
-_PRELOADED: Final = [
-    "tests.torture.pushing",
-    "uploader.packing.codecs",
-    "uploader.registry.bandwidth",
-    "uploader.registry.client",
-    "uploader.sources.graph_file",
-]
-"""What a push imports when it needs it: without that each process would spend its time on it."""
 _ENDS: Final = ("through", "through", "stop", "cancel", "kill")
 _REGISTRIES: Final = (
     SPEC,
@@ -367,7 +359,7 @@ class _Run:
 
     async def _push_and_kill(self, orders: Orders, wait_for_moment: Callable[[], Any]) -> dict[str, Any] | None:
         orders.report.unlink(missing_ok=True)
-        process = _forkserver().Process(target=push_alone, args=(orders,), daemon=True)
+        process = forkserver().Process(target=push_alone, args=(orders,), daemon=True)
         await anyio.to_thread.run_sync(process.start)
         try:
             async with anyio.create_task_group() as group:
@@ -385,12 +377,6 @@ class _Run:
 
 def _none_of(problems: list[str]) -> None:
     assert not problems, "; ".join(problems)
-
-
-def _forkserver() -> Any:
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
 
 
 async def _wait_for_end(process: ForkServerProcess, scope: anyio.CancelScope) -> None:

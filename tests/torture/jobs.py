@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ import anyio.to_thread
 
 from tests.contract.jobs.places import Hands
 from tests.contract.jobs.postgresql import postgres_server
+from tests.torture.forkserver import forkserver
 from tests.torture.job_processes import DIED, TTL, Orders, quiet, run
 from tests.torture.power_cut import power_cut
 from tests.torture.races import ACTS, race
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from uploader.jobs.store import SqlJobStore
 
 ROLES: Final = ("client", "client", "worker", "worker", "worker")
+_START_SECONDS: Final = 60.0
 _DRAIN_SECONDS: Final = 60.0
 _CUT_SECONDS: Final = 2.0
 _SERVER_SECONDS: Final = 1.5
@@ -99,16 +100,17 @@ class Nemesis:
     def __init__(self, orders: Torture) -> None:
         self._orders = orders
         self._chance = random.Random(orders.seed)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.torture.job_processes"])
         self._numbers = itertools.count()
         self._living: list[tuple[str, ForkServerProcess]] = []
         self.kills = self.pauses = self.server_kills = 0
 
     async def rage(self) -> None:
-        """Every 50 to 250 ms something happens to one of them."""
+        """Every 50 to 250 ms something happens to one of them, once the first job is confirmed."""
         for role in ROLES:
             self._start(role)
+        with anyio.fail_after(_START_SECONDS):
+            while not _diaries(self._orders.folder)[1]:  # noqa: ASYNC110 - other processes write them
+                await anyio.sleep(0.01)
         with anyio.move_on_after(self._orders.seconds):
             async with anyio.create_task_group() as group:
                 while True:
@@ -150,7 +152,7 @@ class Nemesis:
             self._orders.folder / f"{number}.diary",
             self._chance.randrange(2**32),
         )
-        process = self._context.Process(target=run, args=(orders,), daemon=True)
+        process = forkserver().Process(target=run, args=(orders,), daemon=True)
         process.start()
         self._living.append((role, process))
 
