@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MODES = {"root": 0o700, "tmp": 0o1777}
+"""Folders of the base image, of modes that no layer of ours may bring along."""
+
+
 def run(*line: object) -> str:
     return subprocess.run([str(word) for word in line], check=True, capture_output=True, text=True).stdout
 
 
 def make_base(folder: Path) -> Path:
-    """An image whose /tmp and /root have modes of their own."""
+    """An image with the folders of `MODES`."""
     umoci, layout = find_program("umoci"), folder / "base"
     run(umoci, "init", "--layout", layout)
     run(umoci, "new", "--image", f"{layout}:base")
     run(umoci, "unpack", "--rootless", "--image", f"{layout}:base", folder / "bundle")
-    for name, mode in (("tmp", 0o1777), ("root", 0o700)):
+    for name, mode in MODES.items():
         (folder / "bundle" / "rootfs" / name).mkdir()
         (folder / "bundle" / "rootfs" / name).chmod(mode)
     run(umoci, "repack", "--image", f"{layout}:base", folder / "bundle")
@@ -41,15 +45,14 @@ def inspect(where: str, *more: str) -> Any:
 
 
 def graph_with_prefix(folder: Path) -> Path:
-    """A package below /root and one below /tmp: their layers must not bring those folders along."""
-    for name in ("one", "two"):
+    """A package in each of the folders of `MODES`, the second one needing the first."""
+    packages: list[dict[str, Any]] = []
+    for name, above in zip(("one", "two"), MODES, strict=True):
         (folder / name).mkdir(parents=True)
         (folder / name / "file").write_text(name)
-    packages = [
-        {"id": "one", "name": "one", "version": "1", "tag": "one", "prefix": "one", "at": "/root/one"},
-        {"id": "two", "name": "two", "version": "1", "tag": "two", "prefix": "two", "at": "/tmp/two"},  # noqa: S108
-    ]
-    packages[1]["dependencies"] = ["one"]  # type: ignore[assignment]
+        needs = [package["id"] for package in packages]
+        package = {"id": name, "name": name, "version": "1", "tag": name, "prefix": name, "at": f"/{above}/{name}"}
+        packages.append({**package, "dependencies": needs})
     path = folder / "graph.json"
     path.write_text(json.dumps({"schema": "uploader/graph/v1", "packages": packages}))
     return path
@@ -84,8 +87,7 @@ async def test_the_result_unpacks_over_the_base_and_keeps_its_modes(
     run(find_program("umoci"), "unpack", "--rootless", "--image", f"{layout}:two", tmp_path / "out")
     root = tmp_path / "out" / "rootfs"
     assert (root / "tmp/two/file").read_text() + (root / "root/one/file").read_text() == "twoone"
-    modes = {name: stat.S_IMODE((root / name).stat().st_mode) for name in ("tmp", "root")}
-    assert modes == {"tmp": 0o1777, "root": 0o700}
+    assert {name: stat.S_IMODE((root / name).stat().st_mode) for name in MODES} == MODES
 
     again = await uploader.push(str(tmp_path / "graph" / "graph.json"), f"oci+http://{target}", options)
     assert again.totals.present == 2
