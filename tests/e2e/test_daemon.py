@@ -6,7 +6,7 @@ import json
 import os
 import random
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import anyio
@@ -18,6 +18,9 @@ from uploader.testing.graphs import write_graph
 
 if TYPE_CHECKING:
     from tests.e2e.command import Command
+    from uploader.testing import Kind
+
+WRITES: Final[tuple[Kind, ...]] = ("put-blob", "put-manifest")
 
 
 @pytest.mark.asyncio
@@ -153,19 +156,25 @@ async def test_a_second_signal_ends_it_at_once(command: Command) -> None:
 
 @pytest.mark.asyncio
 async def test_a_daemon_that_is_killed_again_and_again_gets_the_job_done(command: Command) -> None:
-    """Each kill comes after some more blobs; the job is taken over at once, and nothing that is there is sent again."""
+    """Each kill comes after some more was written. The job is taken over at once, and what is there is not sent again.
+
+    What would be written beyond that is held for good: so no daemon is done before it is killed.
+    """
     chance = random.Random(7)
     graph = write_graph(command.home / "graph", 120, seed=4, prefixes_share=0)
     async with FakeRegistry() as registry:
         to, job = registry.destination("cache"), ""
         tags = registry.repository("cache").tags
         for kill in range(5):
+            more = chance.randint(15, 60)
+            registry.inject(Fault(on=frozenset(WRITES), skip=more, then=Hold(anyio.Event())))
+            held = len(registry.requests_of(*WRITES)) + more + 1
             async with serving(command, "--jobs", "4") as daemon:
                 if not kill:
                     job = (await submit(command, daemon.url, graph, to)).stdout.strip()
-                goal = min(119, len(tags) + chance.randint(5, 20))
-                await registry.wait_until(lambda goal=goal: len(tags) >= goal)  # type: ignore[misc]
+                await registry.wait_until(lambda held=held: len(registry.requests_of(*WRITES)) >= held)  # type: ignore[misc]
                 await daemon.end(signal.SIGKILL)
+            registry.clear_faults()
         async with serving(command) as daemon:
             await registry.wait_until(lambda: len(tags) == 120)
             await daemon.wait_said("succeeded")
