@@ -31,10 +31,12 @@ class Serving:
     url: str
     log: list[dict[str, Any]]
     more: anyio.Event
+    silent: anyio.Event
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal; gives its exit status."""
+        """Send it a signal; gives its exit status, once all that it said is in the log."""
         self.process.send_signal(number)
+        await self.silent.wait()
         return await self.process.wait()
 
     async def wait_said(self, message: str) -> None:
@@ -60,7 +62,7 @@ async def reading(line: list[str], **options: Any) -> AsyncIterator[Serving]:
     process = await anyio.open_process(
         line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
     )
-    daemon = Serving(process, "", [], anyio.Event())
+    daemon = Serving(process, "", [], anyio.Event(), anyio.Event())
     ready = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_read, daemon, ready)
@@ -93,6 +95,7 @@ async def _read(daemon: Serving, ready: anyio.Event) -> None:
                 ready.set()
         daemon.more.set()
         daemon.more = anyio.Event()
+    daemon.silent.set()
     ready.set()  # it ended
 
 

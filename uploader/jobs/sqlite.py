@@ -15,11 +15,12 @@ import sqlite3
 import time
 import uuid
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import URL, create_engine, event, insert, text
+from sqlalchemy import create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -219,13 +220,14 @@ class SqliteDatabase:
     def _open_writer(self, gate: Gate) -> Connection:
         expected = gate.expected_store()
         _refuse_lost(self._path, expected)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files this mode
+        if not expected:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files this mode
         connection = _connected(self._path, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL")
         try:
             _refuse_damaged(connection, self._path)
             with connection.begin():
-                _refuse_foreign(connection, self._path)
-                store = self._schema.bring(connection, expected or uuid.uuid4().hex, str(self._path))
+                _refuse_foreign(connection, self._path, expected)
+                store = self._schema.bring(connection, uuid.uuid4().hex, str(self._path))
             _refuse_another(self._path, store, expected)
         except BaseException:
             connection.close()
@@ -261,9 +263,13 @@ class SqliteDatabase:
 
 
 def _connected(path: Path, begin: str, *pragmas: str) -> Connection:
-    """A connection whose transactions start by `begin`: one that reads first and writes later fails under load."""
-    options = {"timeout": 5.0, "isolation_level": None, "check_same_thread": False}
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args=options, poolclass=NullPool)
+    """A connection whose transactions start by `begin`: one that reads first and writes later fails under load.
+
+    It makes no database: where one was taken away just now, the new one would be empty.
+    """
+    there = f"{path.as_uri()}?mode=rw"
+    connect = partial(sqlite3.connect, there, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     connection = engine.connect()
     database = connection.connection.dbapi_connection
@@ -287,11 +293,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _refuse_lost(path: Path, expected: str) -> None:
     if expected and not (path.exists() and path.stat().st_size):
-        raise JobStoreError(
-            f"{path} held jobs and is {'empty' if path.exists() else 'gone'} now: restore it from a backup, or remove "
-            f"{path}.lock to begin anew without them",
-            problem="corrupt",
-        )
+        raise _lost(path, "empty" if path.exists() else "gone")
+
+
+def _lost(path: Path, how: str) -> JobStoreError:
+    return JobStoreError(
+        f"{path} held jobs and is {how} now: restore it from a backup, or remove {path}.lock to begin anew without "
+        "them",
+        problem="corrupt",
+    )
 
 
 def _refuse_another(path: Path, store: str, expected: str) -> None:
@@ -310,8 +320,10 @@ def _refuse_damaged(connection: Connection, path: Path) -> None:
         raise JobStoreError(f"{path} is damaged ({found}): {_NOT_A_DATABASE}", problem="corrupt")
 
 
-def _refuse_foreign(connection: Connection, path: Path) -> None:
+def _refuse_foreign(connection: Connection, path: Path, expected: str) -> None:
     names = connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")).all()
+    if expected and not names:
+        raise _lost(path, "empty")
     if names and not any(name.startswith("uploader_") for name in names):
         raise JobStoreError(f"{path} is another program's database: name another file", problem="unsuitable")
 

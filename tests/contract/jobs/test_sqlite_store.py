@@ -148,7 +148,17 @@ def overwrite_header(path: Path) -> None:
         file.write(b"not a database" * 10)
 
 
-@pytest.mark.parametrize("damage", [truncate_half, truncate_whole, overwrite_one_page, overwrite_header, Path.unlink])
+def begin_anew(path: Path) -> None:
+    """As a program does that opens what is not there any more."""
+    path.unlink()
+    empty = sqlite3.connect(path)
+    empty.execute("PRAGMA journal_mode = WAL")
+    empty.close()
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate_half, truncate_whole, overwrite_one_page, overwrite_header, begin_anew, Path.unlink]
+)
 async def test_damaged_file_is_refused_and_never_an_empty_queue(
     place: Place, database: Path, damage: Callable[[Path], None]
 ) -> None:
