@@ -68,7 +68,11 @@ class Nats:
 
     async def waiting(self) -> int:
         async with await nats.connect(self.server.url) as client:
-            state = await client.jetstream().consumer_info("push_jobs", GROUP)
+            stream = client.jetstream()
+            try:
+                state = await stream.consumer_info("push_jobs", GROUP)
+            except nats.js.errors.NotFoundError:  # nobody has come for them yet
+                return (await stream.stream_info("push_jobs")).state.messages
             return (state.num_pending or 0) + (state.num_ack_pending or 0)
 
 
@@ -103,6 +107,8 @@ class Redis:
     async def waiting(self) -> int:
         async with self._client() as client:
             groups: Any = await client.xinfo_groups("push.jobs")
+            if not groups:  # nobody has come for them yet
+                return int(await client.xlen("push.jobs"))
             # Not by the group's "lag": a server that was killed and came back may not know it, and says nothing.
             last = groups[0]["last-delivered-id"].decode()
             behind: Any = await client.xrange("push.jobs", min=f"({last}")

@@ -77,6 +77,7 @@ class Torture:
 
     async def rage(self, seconds: float) -> Survived:
         """Publish and kill for so long, then let all come in, and count; raises AssertionError."""
+        await self._publish_jobs(0, 1)  # before anything is killed
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._publish_on)
@@ -103,10 +104,12 @@ class Torture:
             if self._chance.random() < _MALFORMED_SHARE:
                 await self._publish(f"{{malformed {number}", [], [f"{{malformed {number}"])
                 continue
-            count = 2 if self._chance.random() < _LIST_SHARE else 1
-            targets = [f"oci://host/cache-{number}-{place}" for place in range(count)]
-            jobs = [{"sources": ["none.json"], "to": target} for target in targets]
-            await self._publish(json.dumps(jobs if count > 1 else jobs[0]), targets, [])
+            await self._publish_jobs(number, 2 if self._chance.random() < _LIST_SHARE else 1)
+
+    async def _publish_jobs(self, number: int, count: int) -> None:
+        targets = [f"oci://host/cache-{number}-{place}" for place in range(count)]
+        jobs = [{"sources": ["none.json"], "to": target} for target in targets]
+        await self._publish(json.dumps(jobs if count > 1 else jobs[0]), targets, [])
 
     async def _publish(self, content: str, targets: list[str], malformed: list[str]) -> None:
         """Once only: what was not confirmed may be there all the same."""
