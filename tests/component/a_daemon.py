@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from uploader.service.tokens import Tokens
 
 LOCAL = Listen("127.0.0.1", 0)
+JOBS = 8
+"""Requests at once to one registry."""
 
 
 def a_job(graph: Path, to: str, **options: Any) -> PushJob:
@@ -89,7 +91,7 @@ async def working(
 ) -> AsyncIterator[Works]:
     """`chance` 0 makes every back-off end at once; `place` is where the jobs are, SQLite in `tmp_path` by default."""
     allowed = allowed or Allowed((tmp_path,))
-    options = PushOptions(jobs=8, state=tmp_path / "record.db" if state else None)
+    options = PushOptions(jobs=JOBS, state=tmp_path / "record.db" if state else None)
     place = place or StorePlace(f"sqlite:///{tmp_path}/jobs.db")
     async with open_store(place.url, locks=place.locks) as store:
         with wiring.share(options, {}) as shared:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from tests.component.a_daemon import StorePlace, a_job, working
+from tests.component.a_daemon import JOBS, StorePlace, a_job, working
 from uploader.jobs import Heartbeat, JobSpec, open_store
 from uploader.jobs.base import SUSPECT_LOSSES
 from uploader.service.allowed import Allowed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from uploader.service.job_format import PushJob
     from uploader.service.report import Report
+    from uploader.service.running import Running
 
 SHARED: dict[str, list[str]] = {f"shared-{number}": [] for number in range(18)}
 
@@ -160,14 +161,13 @@ async def test_under_a_lost_lease_nothing_more_is_written(tmp_path: Path) -> Non
     graph = write_packages(tmp_path / "graph", {f"p{number}": [] for number in range(30)})
     release = anyio.Event()
     held = Fault(on="put-blob", skip=4, then=Hold(release), times=None)
-    settings = DaemonSettings(ttl_seconds=0.9, margin_seconds=0.1, at_once=1)
+    settings = DaemonSettings(ttl_seconds=3.0, margin_seconds=0.5, at_once=1)
     async with FakeRegistry(faults=[held]) as registry, working(tmp_path, settings=settings) as works:
         (job,) = await works.submit(a_job(graph, registry.destination("cache")))
-        await registry.wait_started("put-blob", 8)
+        await registry.wait_started("put-blob", 4 + JOBS)  # so nothing else is under way
         (running,) = works.daemon._running.values()
         assert await works.store.fail(running.lease, "somebody else ended it", retry_in=None) == "failed"
-        with anyio.fail_after(5):
-            await running.stop.wait()
+        await running.stop.wait()
         before = _begun(registry)
         release.set()
         works.drain.set()
@@ -186,9 +186,11 @@ def _begun(registry: FakeRegistry) -> list[int]:
 @pytest.mark.asyncio
 async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(tmp_path: Path) -> None:
     stopped = anyio.Event()
+    begun: list[Running] = []
 
     async def endless(job: PushJob, *, stop: anyio.Event, **_: object) -> Report:
         del job
+        begun.extend(works.daemon._running.values())
         try:
             await anyio.sleep_forever()
         finally:
@@ -196,14 +198,12 @@ async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(tmp_pat
             stopped.set()
         raise AssertionError
 
-    settings = DaemonSettings(ttl_seconds=0.9, margin_seconds=0.2)
+    settings = DaemonSettings(ttl_seconds=12.0, margin_seconds=10.5)
     async with working(tmp_path, push=endless, settings=settings) as works:
-        (job,) = await works.submit(a_job(tmp_path / "graph.json", "oci://host/x"))
-        await works.wait_event(job, "leased")
-        (running,) = works.daemon._running.values()
         works.daemon._store = _Silent(works.store)  # type: ignore[assignment]
-        with anyio.fail_after(5):
-            await stopped.wait()
+        await works.submit(a_job(tmp_path / "graph.json", "oci://host/x"))
+        await stopped.wait()
+        (running,) = begun
         assert anyio.current_time() <= running.held_until
         works.daemon._store = works.store
         assert await works.store.renew([Heartbeat(running.lease)]) != []

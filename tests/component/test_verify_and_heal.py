@@ -135,14 +135,14 @@ def test_what_a_host_teaches_is_kept_for_whoever_talks_to_it(
     state = tmp_path / "record.db"
 
     async def work() -> str:
-        async with FakeRegistry(faults=[Fault("any", Answer(429, retry_after=60), times=1)]) as registry:
+        async with FakeRegistry(faults=[Fault("any", Answer(429, retry_after=2), times=1)]) as registry:
             await ask(registry.destination("cache"), options=uploader.PushOptions(state=state))
             return registry.host
 
-    host = run_hurried(work, speed=500.0)
+    host = run_hurried(work, speed=10.0)
     with Record(state) as record:
         pace: Any = record.fact(host, "pace")
-    assert pace["held"][0] - pace["held"][1] == pytest.approx(60)
+    assert pace["held"][0] - pace["held"][1] == pytest.approx(2)
 
 
 @pytest.mark.asyncio

@@ -20,4 +20,3 @@ async def test_the_jobs_of_a_killed_daemon_are_taken_over_and_each_package_is_pu
     print(f"seed {seed}")
     done = await work_off(command.home, Work(daemons=3, jobs=6, packages=10, latency_seconds=0.02, seed=seed))
     assert done.manifests == 6 * 10
-    assert len(done.by_daemon) == 3

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.02
+_PORTS: Final = (20_000, 30_000)  # systems hand out those above 32,767 by themselves
 
 
 class BrokerServer:
@@ -100,8 +102,9 @@ def _program(name: str, how: str) -> str:
 
 
 def _free_port() -> int:
-    """Free a moment ago: it must stay the same when the server is started again."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that is not given to who asks for any: it must still be free when the server is started again."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = random.SystemRandom().randrange(*_PORTS)  # a test run seeds the others alike in its processes
+            probe.bind(("127.0.0.1", port))
+            return port
