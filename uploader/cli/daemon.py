@@ -15,6 +15,7 @@ from uploader.cli.push import push
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import exit_status, fail, in_one_line, run
 from uploader.cli.settings import setting
+from uploader.cli.tally import counted
 from uploader.errors import InputError, UnusableError, UploaderError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def retry(job: str | None, server: str | None, *, dead: bool) -> None:
             print(f"{job} will be tried again", file=sys.stderr)
         else:
             count = _ask(server, lambda client, _: client.retry_dead())
-            print(f"{count} dead jobs will be tried again", file=sys.stderr)
+            print(f"{counted(count, 'dead job')} will be tried again", file=sys.stderr)
     except UploaderError as error:
         fail(error)
 

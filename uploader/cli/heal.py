@@ -17,7 +17,7 @@ from uploader.cli.checking import (
 from uploader.cli.push import as_push_options
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
-from uploader.cli.tally import bytes_text, duration_text
+from uploader.cli.tally import bytes_text, counted, duration_text
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def heal_summary(report: HealReport, seconds: float) -> Iterator[str]:
         yield f"ended early: {report.error}"
     yield from _done(report)
     sent = f", {bytes_text(report.push.totals.bytes_sent)} pushed" if report.push and not report.dry_run else ""
-    yield f"{report.found.tags} tags looked at in {duration_text(seconds)}{sent}"
+    yield f"{counted(report.found.tags, 'tag')} looked at in {duration_text(seconds)}{sent}"
 
 
 def _wrong(entry: HealEntry) -> str:

@@ -36,10 +36,12 @@ def summary(report: Report, seconds: float, *, planned: bool = False) -> Iterato
     if not planned:
         totals = report.totals
         rate = f", {bytes_text(totals.bytes_sent / seconds)}/s" if seconds > 0 and totals.bytes_sent else ""
-        retries = f", {totals.retries} retries" if totals.retries else ""
-        yield f"{bytes_text(totals.bytes_sent)} in {duration_text(seconds)}{rate}, {totals.requests} requests{retries}"
+        retries = f", {counted(totals.retries, 'retry', 'retries')}" if totals.retries else ""
+        requests = counted(totals.requests, "request")
+        yield f"{bytes_text(totals.bytes_sent)} in {duration_text(seconds)}{rate}, {requests}{retries}"
     else:
-        yield f"a push would send {bytes_text(report.totals.bytes_sent)} in {report.totals.requests} requests"
+        requests = counted(report.totals.requests, "request")
+        yield f"a push would send {bytes_text(report.totals.bytes_sent)} in {requests}"
 
 
 def _index(index: IndexEntry) -> Iterator[str]:

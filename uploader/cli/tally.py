@@ -98,9 +98,9 @@ class Tally:
         return (now - self.started) / ended * (self.packages - ended)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 package`, `2 packages`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 package`, `2 packages`; `1 retry`, `2 retries` where the plural is told."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def bytes_text(count: float) -> str:

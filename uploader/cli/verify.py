@@ -18,7 +18,7 @@ from uploader.cli.checking import (
 from uploader.cli.push import as_push_options
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
-from uploader.cli.tally import duration_text
+from uploader.cli.tally import counted, duration_text
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def verify_summary(report: VerifyReport, seconds: float) -> Iterator[str]:
         yield f"ended early: {report.error}"
     yield totals_line(report)
     how = "read" if report.deep else "asked about"
-    yield f"{report.totals.blobs} layers {how} in {duration_text(seconds)}, {report.totals.requests} requests"
+    layers, requests = counted(report.totals.blobs, "layer"), counted(report.totals.requests, "request")
+    yield f"{layers} {how} in {duration_text(seconds)}, {requests}"
 
 
 def totals_line(report: VerifyReport) -> str:
@@ -120,7 +121,8 @@ def totals_line(report: VerifyReport) -> str:
         (totals.unchecked, "not reached"),
     ]
     nothing = "not known what is there" if report.error else "nothing there"
-    return f"{totals.tags} tags: " + (", ".join(f"{count} {word}" for count, word in parts if count) or nothing)
+    counts = ", ".join(f"{count} {word}" for count, word in parts if count)
+    return f"{counted(totals.tags, 'tag')}: {counts or nothing}"
 
 
 def _gaps(report: VerifyReport) -> Iterator[str]:
