@@ -172,7 +172,8 @@ async def rebuild_index(
 ) -> IndexOutcome | None:
     """Make the index of the Spack build cache at `to` anew from its tags; None when nothing there is a spec.
 
-    Raises InputError, UnusableError, and RegistryError where the index cannot be read or written.
+    Raises InputError, UnusableError (also where nothing is tagged at all), and RegistryError where the index cannot be
+    read or written.
     """
     from uploader.service.spack_index import SpackIndex  # noqa: PLC0415
 

@@ -11,6 +11,7 @@ import pytest
 from tests.component.a_spack_store import DTTOP, MPILEAKS, index_at, listed, push, unpack_store
 from tests.unit.sources.spack.a_store import AStore
 from uploader import api
+from uploader.errors import UnusableError
 from uploader.testing import Answer, FakeRegistry, Fault, Hold
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ async def test_the_index_is_rebuilt_from_the_tags_alone(store: Path) -> None:
         again = await api.rebuild_index(registry.destination("cache"))
         assert again is not None
         assert not again.written
-        assert await api.rebuild_index(registry.destination("nothing")) is None
+        with pytest.raises(UnusableError, match="no such repository, or nothing is tagged in it"):
+            await api.rebuild_index(registry.destination("nothing"))
 
 
 @pytest.mark.asyncio

@@ -9,6 +9,7 @@ import pytest
 
 from tests.component.a_spack_store import index_at, listed, push, unpack_store
 from uploader.testing import Answer, Basic, FakeRegistry, Fault, Stall
+from uploader.testing.packages import write_packages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,10 +36,21 @@ async def test_it_lists_what_is_tagged_and_names_what_is_no_spec(command: Comman
 
 
 @pytest.mark.asyncio
-async def test_where_nothing_is_a_spec_there_is_no_index(command: Command) -> None:
+async def test_where_nothing_is_a_spec_there_is_no_index(command: Command, tmp_path: Path) -> None:
     async with FakeRegistry() as registry:
-        ended = await command.run("index", registry.destination("empty"))
+        await command.push(write_packages(tmp_path / "graph", {"a": []}), registry.destination("other"))
+        before = len(registry.requests_of("put-manifest"))
+        ended = await command.run("index", registry.destination("other"))
         assert (ended.status, ended.stderr) == (0, "there are no specs, and so no index\n")
+        assert len(registry.requests_of("put-manifest")) == before
+
+
+@pytest.mark.asyncio
+async def test_a_mistyped_name_does_not_pass_for_a_cache_without_specs(command: Command) -> None:
+    async with FakeRegistry() as registry:
+        ended = await command.run("index", registry.destination("typo"))
+        assert (ended.status, ended.stderr.count("\n")) == (3, 1)
+        assert "no such repository, or nothing is tagged in it" in ended.stderr
         assert registry.requests_of("put-manifest") == []
 
 

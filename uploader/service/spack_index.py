@@ -9,13 +9,12 @@ the next push with the index, or `uploader index`, finishes the work.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from uploader.errors import AbsentError, InputError, RegistryError
+from uploader.errors import AbsentError, InputError, RegistryError, UnusableError
 from uploader.model.descriptor import Descriptor
 from uploader.model.digest import Digest
 from uploader.oci.manifest import manifest_bytes, parse_manifest
@@ -77,7 +76,7 @@ class SpackIndex:
         return await self._settle(ours, afresh=False)
 
     async def rebuild(self) -> IndexOutcome | None:
-        """Make the index hold what the tags say, and nothing else."""
+        """Make the index hold what the tags say, and nothing else; raises UnusableError where nothing is tagged."""
         return await self._settle(None, afresh=True)
 
     async def _settle(self, wanted: Index | None, *, afresh: bool) -> IndexOutcome | None:
@@ -87,7 +86,7 @@ class SpackIndex:
             there = await self._read(there)
             known = None if afresh and not written else there.index if there else None
             merged = _together(known, wanted)
-            untold = await self._tags_beside(merged)
+            untold = await self._tags_beside(merged, must_be_there=afresh)
             merged = _together(merged, await self._from_tags(untold, merged.version if merged else None))
             if there is not None and there.index is not None and self._unsure:
                 merged = _together(merged, part_of(there.index, frozenset(map(_hash_in, self._unsure))))
@@ -106,16 +105,19 @@ class SpackIndex:
     def _outcome(self, digest: Digest, index: Index, *, written: bool) -> IndexOutcome:
         return IndexOutcome(digest, len(index.pushed), written, dict(self._skipped), frozenset(self._unsure))
 
-    async def _tags_beside(self, index: Index | None) -> list[Tag]:
+    async def _tags_beside(self, index: Index | None, *, must_be_there: bool) -> list[Tag]:
         """The tags of specs that the index does not list. A spec's hash is the end of its tag."""
         listed = index.pushed if index else frozenset()
-        with suppress(AbsentError):  # nothing was pushed yet, or nothing of it could be tagged
+        try:
             return [
                 tag
                 async for tag in self._destination.tags()
                 if is_spec_tag(tag) and tag not in self._skipped and _hash_in(tag) not in listed
             ]
-        return []
+        except AbsentError as error:  # after a push: nothing was pushed yet, or nothing of it could be tagged
+            if must_be_there:
+                raise UnusableError(str(error)) from error
+            return []
 
     async def _from_tags(self, tags: list[Tag], version: DatabaseVersion | None) -> Index | None:
         """What the tags hold of that generation of Spack: what another one pushed must not spoil this one's index."""
