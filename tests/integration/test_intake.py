@@ -208,6 +208,7 @@ async def test_a_malformed_message_is_set_aside_with_the_reason_and_does_not_com
         b"{": "JSON",
         b'{"sources": ["/etc/passwd"], "to": "oci://host/x"}': "--source-root",
         b"\xff\x00": "JSON",
+        b'{"to": "oci://host/x", "to": "oci://host/y"}': "'to' is given twice",
         b'{"sources": ["graph.json"], "to": "oci://host/x", "key": "taken"}': "the key 'taken' is that of job",
         b'[{"sources": ["graph.json"], "to": "oci://host/x"}, {}]': "job 2 of 2: ",
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final
 
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from uploader.errors import InputError
 from uploader.jobs import JobId
+from uploader.service.job_format import read_document
 from uploader.service.problems import Refused
 
 MOST_BODY_BYTES: Final = 1024 * 1024
@@ -26,14 +26,12 @@ async def read_json(request: web.Request, seconds: float) -> object:
     try:
         with anyio.fail_after(seconds):
             content = await request.read()
-        return json.loads(content)
+        return read_document(content, "request")
     except TimeoutError:
         raise Refused(408, f"the request did not come within {seconds:g} s", {"Connection": "close"}) from None
     except web.RequestPayloadError as error:
         said = " ".join(str(error).split())[:200]
         raise Refused(400, f"the body is not what its headers say: {said}", {"Connection": "close"}) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the request is not JSON: {str(error)[:200]}") from error
 
 
 def job_id_of(request: web.Request) -> JobId:

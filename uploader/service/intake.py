@@ -10,7 +10,6 @@ somebody took and never acknowledged is taken over after a minute.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import uuid
 from contextlib import asynccontextmanager, suppress
@@ -24,7 +23,7 @@ import anyio.to_thread
 import structlog
 
 from uploader.errors import InputError, JobStoreError
-from uploader.service.job_format import PushJob, read_each, read_job
+from uploader.service.job_format import PushJob, read_document, read_each, read_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -130,10 +129,7 @@ class Taker:
     def _read(self, content: bytes, key: str) -> list[PushJob]:
         if len(content) > _MOST_BYTES:
             raise InputError(f"a message has at most {_MOST_BYTES} bytes, this one {len(content)}")
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the message is not JSON: {str(error)[:200]}") from error
+        document = read_document(content, "message")
         if document == []:
             raise InputError("the message is an empty list of jobs")
         return read_each(document, partial(self._read_job, key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -102,6 +103,22 @@ class PushJob:
         content = {"sources": list(self.sources), "to": self.to, "options": dict(sorted(self.options.items()))}
         payload = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         return JobSpec(payload, self.key, self.priority, max_attempts)
+
+
+def read_document(content: bytes, what: str) -> object:
+    """The JSON of what somebody sent, a `what`; raises InputError, also where of two values one would be lost."""
+    try:
+        return json.loads(content, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the {what} is not JSON: {str(error)[:200]}") from error
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{twice[:100]!r} is given twice")
+    return document
 
 
 def read_each(document: object, read: Callable[[object, str], PushJob]) -> list[PushJob]:

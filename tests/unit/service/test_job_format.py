@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.errors import InputError
-from uploader.service.job_format import OPTIONS, PushJob, job_schema, read_job, read_payload
+from uploader.service.job_format import OPTIONS, PushJob, job_schema, read_document, read_job, read_payload
 from uploader.service.options import PushOptions
 
 JOB = {"sources": ["graph.json"], "to": "oci://host/cache"}
@@ -36,6 +36,21 @@ def test_what_is_wrong_is_named(case: str) -> None:
     document, named = BAD[case]
     with pytest.raises(InputError, match=named):
         read_job(document, PushOptions())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"to": "oci://a/x", "to": "oci://b/x"}', "'to' is given twice"),
+        (b'[{"options": {"force": true, "level": 1, "force": false}}]', "'force' is given twice"),
+        (b"{", "the message is not JSON: "),
+        (b"\xff", "the message is not JSON: "),
+        (b"[" * 100_000, "the message is not JSON: "),
+    ],
+)
+def test_what_is_no_document_is_refused_and_of_two_values_none_is_lost(content: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_document(content, "message")
 
 
 def test_a_job_keeps_its_options_and_takes_the_others_from_the_daemon() -> None:
