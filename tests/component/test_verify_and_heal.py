@@ -132,10 +132,12 @@ async def test_an_error_is_never_taken_for_damage(tmp_path: Path) -> None:
 def test_what_a_host_teaches_is_kept_for_whoever_talks_to_it(
     ask: Callable[..., Awaitable[Any]], tmp_path: Path
 ) -> None:
-    state = tmp_path / "record.db"
+    state, graph = tmp_path / "record.db", write_packages(tmp_path, CHAIN)
 
     async def work() -> str:
-        async with FakeRegistry(faults=[Fault("any", Answer(429, retry_after=2), times=1)]) as registry:
+        async with FakeRegistry() as registry:
+            await fill(registry, graph, "cache")
+            registry.inject(Fault("any", Answer(429, retry_after=2), times=1))
             await ask(registry.destination("cache"), options=uploader.PushOptions(state=state))
             return registry.host
 
