@@ -157,7 +157,7 @@ async def open_destination(
 def _registries(
     options: PushOptions, environment: Mapping[str, str], record: Record | None, *, read_only: bool = False
 ) -> RegistryPool:
-    from uploader.registry.client import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
+    from uploader.registry.asking import ClientSettings  # noqa: PLC0415  (both bring aiohttp)
     from uploader.registry.shared import RegistryPool  # noqa: PLC0415
 
     return RegistryPool(

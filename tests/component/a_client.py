@@ -12,7 +12,8 @@ from uploader.model.digest import Digest
 from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
-from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.asking import Asker, ClientSettings
+from uploader.registry.client import RegistryClient
 from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
 from uploader.registry.meter import Meter
 from uploader.registry.pace import Pace
@@ -99,7 +100,7 @@ async def a_client(
         reach=reach,
         meter=Meter(limit=limit),
     )
-    client = RegistryClient(
+    asker = Asker(
         Repository(where, NAME),
         transport=transport,
         pace=Pace(
@@ -115,7 +116,7 @@ async def a_client(
         settings=chosen,
         timing=timing,
     )
-    async with client:
+    async with RegistryClient(asker) as client:
         yield client
 
 

@@ -16,7 +16,7 @@ from uploader.errors import UnusableError
 from uploader.model.package import Platform
 from uploader.model.reference import Repository, parse_destination
 from uploader.oci.quota import read_quotas
-from uploader.registry.client import ClientSettings
+from uploader.registry.asking import ClientSettings
 from uploader.registry.shared import RegistryPool
 from uploader.service.options import PushOptions
 from uploader.testing import FakeRegistry, Fault, Hold

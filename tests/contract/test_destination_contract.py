@@ -23,7 +23,8 @@ from uploader.model.digest import Digest
 from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
-from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.asking import Asker, ClientSettings
+from uploader.registry.client import RegistryClient
 from uploader.registry.learnt import Limits, NoFacts
 from uploader.registry.pace import Pace
 from uploader.registry.timing import Timing
@@ -80,7 +81,7 @@ def registry_session(host: str, name: str, profile: Profile) -> Session:
             timeouts=settings.timeouts,
             ca_file=None,
         )
-        return RegistryClient(
+        asker = Asker(
             Repository(Registry("http", host), name),
             transport=transport,
             pace=Pace(host, 16, timing=timing, emit=lambda _: None),
@@ -89,6 +90,7 @@ def registry_session(host: str, name: str, profile: Profile) -> Session:
             settings=settings,
             timing=timing,
         )
+        return RegistryClient(asker)
 
     return session
 

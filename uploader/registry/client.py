@@ -5,42 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote
 
 import anyio
 
-from uploader.errors import AbsentError, InputError, RegistryError, UnusableError, UploaderError
+from uploader.errors import AbsentError, InputError, RegistryError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.events import Note
-from uploader.model.outcome import Traffic
 from uploader.model.reference import Repository
 from uploader.oci.blob_upload import Ask, BlobUpload, can_continue
-from uploader.oci.http import BLOB_UNKNOWN, Answer, Body, Lost, Request, Response, error_codes, has_size
+from uploader.oci.http import BLOB_UNKNOWN, Answer, Body, Request, Response, error_codes, has_size
 from uploader.oci.manifest import StoredManifest
 from uploader.oci.media_types import MANIFESTS
-from uploader.oci.profile import kind_of
 from uploader.oci.refusal import read_refusal, refusal_error
 from uploader.oci.tag_list import next_page, tags_of
-from uploader.registry.auth import Authorizer
-from uploader.registry.retry import Retrying, RetryPolicy
-from uploader.registry.transport import LARGEST_ERROR_BYTES, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from uploader.model.descriptor import Descriptor
-    from uploader.model.outcome import How
+    from uploader.model.outcome import How, Traffic
     from uploader.model.reference import Destination, Tag
     from uploader.oci.journal import Journal
-    from uploader.oci.profile import Profile, Quota
-    from uploader.registry.credentials import Credentials
-    from uploader.registry.learnt import Limits
-    from uploader.registry.pace import Pace
-    from uploader.registry.timing import Timing
-    from uploader.registry.transport import Transport
+    from uploader.oci.profile import Profile
+    from uploader.registry.asking import Asker
 
 LARGEST_MANIFEST_BYTES = 8 * 1024 * 1024
 LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
@@ -54,64 +44,21 @@ _SHORTEST_PATIENCE_SECONDS = 2.0
 _FIRST_LAG_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """How patient the client is, and what the user said of hosts.
-
-    `no_connection_seconds`: after so long without one the whole run ends. `quotas`: by host, as `oci.quota` reads them.
-    """
-
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    no_connection_seconds: float = 24.0
-    realms: frozenset[str] = frozenset()
-    quotas: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))
-    read_only: bool = False
-
-
 class RegistryClient:
-    """One repository. Mutable: what was learnt of the registry, and the counts of requests and refusals."""
+    """One repository. Mutable: what was learnt of the registry, and which writes were denied."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        *,
-        transport: Transport,
-        pace: Pace,
-        credentials: Credentials | None,
-        limits: Limits,
-        settings: ClientSettings,
-        timing: Timing,
-        login: Authorizer | None = None,
-    ) -> None:
-        """`login` is another client's of the same repository, to be shared; else one is made of the credentials."""
-        self._repository = repository
-        self._name = repository.name
-        self._where = f"{repository.registry.host}/{repository.name}"
-        self._transport = transport
-        self._pace = pace
-        self._limits = limits
-        self._settings = settings
-        self._timing = timing
-        self._retrying = Retrying(settings.retry, limits.profile, timing, pace.emit)
-        self.login = login or Authorizer(
-            origin=transport.origin,
-            repository=self._name,
-            actions="pull" if settings.read_only else "pull,push",
-            credentials=credentials,
-            profile=limits.profile,
-            realms=settings.realms,
-            ask=self._ask_with,
-            clock=timing.monotonic,
-        )
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._repository = asker.repository
+        self._name = asker.repository.name
+        self._where = f"{asker.repository.registry.host}/{asker.repository.name}"
+        self._limits = asker.limits
+        self._timing = asker.timing
         self._mounts = self._streams = True
         self._blob_taken_at = -math.inf
         self._tagged_at: dict[Tag, float] = {}
-        self._silent_since: float | None = None
         self._denied: set[str] = set()
         self._wrote = False
-        self._requests = 0
-        self._retries = 0
 
     # -- the Destination protocol
 
@@ -120,7 +67,7 @@ class RegistryClient:
     async def is_empty(self) -> bool:
         """One page of one tag answers it: the registry's own 404, or no tags. All else leaves it open, which is no."""
         request = Request("GET", f"/v2/{self._name}/tags/list?n=1", f"list the tags of {self._where}")
-        answer = await self._ask(request)
+        answer = await self._asker.ask(request)
         if not isinstance(answer, Response):
             return False
         if answer.status == 404:
@@ -145,7 +92,7 @@ class RegistryClient:
     async def read_manifest(self, reference: Tag | Digest) -> StoredManifest | None:
         """GET; content and digest must agree."""
         request = self._manifest_request("GET", reference)
-        answer = await self._ask(request, most=LARGEST_MANIFEST_BYTES)
+        answer = await self._asker.ask(request, most=LARGEST_MANIFEST_BYTES)
         if not isinstance(answer, Response) or answer.status not in {200, 404}:
             raise refusal_error(request, answer, self._profile)
         if answer.status == 404:
@@ -160,7 +107,7 @@ class RegistryClient:
         if descriptor.size > LARGEST_CONFIG_BYTES:
             raise RegistryError(f"blob {descriptor.digest.short} of {self._where} is too large for a config")
         request = self._blob_request("GET", descriptor)
-        answer = await self._ask(request, most=descriptor.size + 1)
+        answer = await self._asker.ask(request, most=descriptor.size + 1)
         match answer:
             case Response(status=404):
                 return None
@@ -175,7 +122,7 @@ class RegistryClient:
         """GET, streamed; from the beginning again when the connection breaks."""
         plain = self._blob_request("GET", descriptor)
         request = replace(plain, sink=(sink := _Checked(descriptor, file, plain.subject)))
-        answer = await self._ask(request)
+        answer = await self._asker.ask(request)
         match answer:
             case Response(status=404):
                 return False
@@ -189,12 +136,12 @@ class RegistryClient:
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """HEAD. A blob of another size is not there, whatever its digest says: what is stored is not whole."""
         request = self._blob_request("HEAD", descriptor)
-        match answer := await self._ask(request):
+        match answer := await self._asker.ask(request):
             case Response(status=200) if has_size(answer, descriptor.size):
                 return True
             case Response(status=200):
                 told = answer.header("content-length")
-                self._pace.emit(
+                self._asker.emit(
                     Note(f"{request.subject}: it has {told} bytes there instead of {descriptor.size}: taken for absent")
                 )
                 return False
@@ -245,9 +192,9 @@ class RegistryClient:
         query = f"mount={quote(str(descriptor.digest), safe='')}&from={quote(source.name, safe='')}"
         subject = f"mount blob {descriptor.digest.short} in {self._where}"
         request = Request("POST", f"/v2/{self._name}/blobs/uploads/?{query}", subject)
-        answer = await self._ask(request)
+        answer = await self._asker.ask(request)
         if isinstance(answer, Response) and answer.status == 202 and (session := answer.header("location")):
-            await self._ask(Request("DELETE", session, subject, repeatable=False))
+            await self._asker.ask(Request("DELETE", session, subject, repeatable=False))
         return isinstance(answer, Response) and answer.status == 201
 
     async def push_manifest(self, tag: Tag, content: bytes, media_type: str) -> None:
@@ -287,7 +234,7 @@ class RegistryClient:
 
     def traffic(self) -> Traffic:
         """Counted since it was opened; the bytes are those of request bodies."""
-        return Traffic(self._transport.meter.bytes_sent, self._requests, self._retries)
+        return self._asker.traffic()
 
     async def tags(self) -> AsyncIterator[Tag]:
         """Every tag, page by page (distribution-spec, "Listing Tags"); raises AbsentError where the first is a 404."""
@@ -295,7 +242,7 @@ class RegistryClient:
         subject = f"list the tags of {self._where}"
         for _ in range(_TAG_PAGES):
             request = Request("GET", url, subject)
-            answer = await self._ask(request, most=_LARGEST_TAG_PAGE_BYTES)
+            answer = await self._asker.ask(request, most=_LARGEST_TAG_PAGE_BYTES)
             if isinstance(answer, Response) and answer.status == 404 and url == first:
                 said = read_refusal(answer, self._profile, now=0.0).text
                 raise AbsentError(f"{subject}: {said}: no such repository, or nothing is tagged in it", status=404)
@@ -315,11 +262,11 @@ class RegistryClient:
         raise RegistryError(f"{subject}: more than {_TAG_PAGES} pages")
 
     async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
+        await self._asker.transport.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._transport.__aexit__(None, None, None)
+        await self._asker.transport.__aexit__(None, None, None)
 
     # -- uploads
 
@@ -341,29 +288,24 @@ class RegistryClient:
 
     async def _drive(self, upload: BlobUpload, journal: Journal | None) -> How:
         step = upload.begin()
-        backoff = self._settings.retry
         while True:
             tries, session = upload.tries, upload.session
-            following = upload.receive(await self._ask(step))
+            following = upload.receive(await self._asker.ask(step))
             self._mounts = self._mounts and not upload.mount_refused
             self._streams = self._streams and not upload.streams_refused
             if not isinstance(following, Request):
                 return following
             if journal is not None and upload.session not in {"", session}:
                 journal.opened(upload.session)
-            self._retries += upload.tries - tries
+            self._asker.retries += upload.tries - tries
             if upload.pause is not None:
-                await self._timing.sleep(min(backoff.longest_wait, backoff.first_wait * 2**upload.pause))
+                await self._asker.back_off(upload.pause)
             step = following
 
     async def _cancel(self, upload: BlobUpload) -> None:
-        """Past the queue, since there is no time to wait, and whatever comes of it: the registry forgets it anyway."""
-        if (request := upload.cancel()) is None:
-            return
-        with suppress(UploaderError):
-            authorization = await self.login.authorization()
-            self._requests += 1
-            await self._transport.exchange(request, authorization, most=LARGEST_ERROR_BYTES)
+        """Whatever comes of it: the registry forgets the session anyway."""
+        if (request := upload.cancel()) is not None:
+            await self._asker.ask_at_once(request)
 
     # -- requests
 
@@ -394,97 +336,11 @@ class RegistryClient:
     async def _ask_until(self, request: Request, settled_at: float, unsettled: Callable[[Answer], bool]) -> Answer:
         """Ask again while the answer may be one of a moment ago: what was written is not everywhere at once."""
         wait = _FIRST_LAG_SECONDS
-        while unsettled(answer := await self._ask(request)) and self._timing.monotonic() < settled_at:
-            self._retries += 1
+        while unsettled(answer := await self._asker.ask(request)) and self._timing.monotonic() < settled_at:
+            self._asker.retries += 1
             await self._timing.sleep(wait)
             wait *= 2
         return answer
-
-    async def _ask(self, request: Request, *, most: int = LARGEST_ERROR_BYTES) -> Answer:
-        """Send under the retry policy, logging in where that is asked for."""
-
-        async def once(request: Request) -> Answer:
-            refused_logins = 0
-            while True:
-                answer, authorization = await self._once_logged_in(request, most)
-                if not isinstance(answer, Response) or answer.elsewhere:
-                    return answer  # what another host thinks of us is not about our login
-                if answer.status != 401:
-                    if answer.status < 400 or answer.status == 404:
-                        self.login.accepted(authorization)
-                    return answer
-                refused_logins += bool(authorization)
-                if refused_logins > 1 or not await self.login.refused(answer, authorization):
-                    return answer
-
-        answer = await self._retrying.send(request, once)
-        self._retries += answer.attempts - 1
-        return answer
-
-    async def _ask_with(self, request: Request, authorization: str, home: str) -> Answer:
-        """Send a login request, with an authorization that is known already."""
-
-        async def once(request: Request) -> Answer:
-            answer = await self._once(request, authorization, LARGEST_ERROR_BYTES, home)
-            if answer is None:
-                raise ValueError("a login request has no login that could end")
-            return answer
-
-        return await self._retrying.send(request, once)
-
-    async def _once_logged_in(self, request: Request, most: int) -> tuple[Answer, str]:
-        """One request, and the authorization that it went out with: one that lives when its turn has come."""
-        while True:
-            authorization = await self.login.authorization()
-            if (answer := await self._once(request, authorization, most)) is not None:
-                return answer, authorization
-
-    async def _once(self, request: Request, authorization: str, most: int, home: str = "") -> Answer | None:
-        """One request, at the host's pace; without a connection, as many as it takes for the run to give up.
-
-        None, with nothing sent: its authorization ended while it waited. (`home` marks a login request, without one.)
-        """
-        first_at: float | None = None
-        while True:
-            async with self._pace.visit(request.size, kind_of(request.method, request.url)) as visit:
-                if not home and not self.login.is_current(authorization):
-                    return None
-                self._requests += 1
-                begun = self._timing.monotonic()
-                first_at = begun if first_at is None else first_at
-                answer = await self._transport.exchange(request, authorization, most=most, home=home)
-                if isinstance(answer, Response) and answer.status >= 400:
-                    refusal = read_refusal(answer, self._profile, self._timing.wall())
-                    if refusal.throttled:
-                        visit.push_back(refusal.retry_after, limits_rate=answer.status != 503)
-            if answer.elsewhere:
-                return answer
-            if not isinstance(answer, Lost) or answer.connected:
-                self._silent_since = None
-                return answer
-            self._tell_unreachable(answer)
-            self._give_up_when_unreachable(answer, begun)
-            if self._timing.monotonic() - first_at >= self._settings.no_connection_seconds:
-                return answer  # others get through
-            await self._timing.sleep(self._settings.retry.first_wait)
-
-    def _tell_unreachable(self, answer: Lost) -> None:
-        """Said once for all who wait for the connection to come back."""
-        self._retries += 1
-        if self._silent_since is None:
-            self._pace.emit(
-                Note(f"{answer.reason}; trying again for up to {self._settings.no_connection_seconds:.0f} s")
-            )
-
-    def _give_up_when_unreachable(self, answer: Lost, begun: float) -> None:
-        """Counted from the first try without a connection since there was one."""
-        self._silent_since = begun if self._silent_since is None else self._silent_since
-        silent = self._timing.monotonic() - self._silent_since
-        if silent >= self._settings.no_connection_seconds:
-            raise UnusableError(
-                f"no connection to {self._where} for {silent:.0f} s: {answer.reason}; is the registry up, and the "
-                "address right?"
-            )
 
     def _note_denied(self, subject: str, error: RegistryError) -> None:
         """Eight different writes denied, and none done: this account may not write here at all (rule 14)."""

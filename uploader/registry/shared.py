@@ -11,9 +11,10 @@ import anyio
 
 from uploader.oci.profile import profile_for
 from uploader.oci.quota import EVERY_HOST
+from uploader.registry.asking import Asker, ClientSettings
 from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.certificates import find_certificates
-from uploader.registry.client import ClientSettings, RegistryClient
+from uploader.registry.client import RegistryClient
 from uploader.registry.credentials import find_credentials, without_login
 from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
 from uploader.registry.meter import Meter
@@ -177,7 +178,7 @@ class RegistryPool:
         if time.monotonic() - made >= _LOGIN_SECONDS:
             login = None
         environment = without_login(self._environment) if foreign else self._environment
-        client = RegistryClient(
+        asker = Asker(
             repository,
             transport=host.transport.metered(meter),
             pace=host.pace,
@@ -188,5 +189,5 @@ class RegistryPool:
             login=login,
         )
         if login is None:
-            host.keep_login((repository.name, foreign), client.login)
-        return client
+            host.keep_login((repository.name, foreign), asker.login)
+        return RegistryClient(asker)
