@@ -13,11 +13,12 @@ from uploader.model.reference import Registry, Repository, Tag
 from uploader.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from uploader.oci.profile import DEFAULT, Profile
 from uploader.registry.asking import Asker, ClientSettings
+from uploader.registry.bodies import Timeouts
 from uploader.registry.client import RegistryClient
 from uploader.registry.learnt import Limits, NoFacts, RecordedBoard
 from uploader.registry.meter import Meter
 from uploader.registry.pace import Pace
-from uploader.registry.transport import Timeouts, Transport
+from uploader.registry.transport import Transport
 from uploader.testing.clock import Clock
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from tests.component.a_client import NAME, a_client
 from uploader import PushOptions, Report, wiring
 from uploader.oci.profile import DISTRIBUTION_2_8, ECR, PROFILES, Profile
 from uploader.record import NoRecord, Record
+from uploader.registry.bodies import Timeouts
 from uploader.registry.credentials import Credentials
 from uploader.registry.timing import Timing
-from uploader.registry.transport import Timeouts
 from uploader.service.batch import Task, run_push
 from uploader.service.images import ImageMaker
 from uploader.sources.base import parse_source

@@ -15,8 +15,9 @@ from uploader.model.digest import Digest
 from uploader.model.reference import Registry
 from uploader.oci.http import Request, Response
 from uploader.oci.media_types import OCI_MANIFEST
+from uploader.registry.bodies import Timeouts
 from uploader.registry.retry import RetryPolicy
-from uploader.registry.transport import Timeouts, Transport
+from uploader.registry.transport import Transport
 from uploader.testing import Answer, FakeRegistry, Fault, Stall
 from uploader.testing.clock import Clock
 

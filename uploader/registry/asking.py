@@ -14,8 +14,9 @@ from uploader.oci.http import Answer, Lost, Request, Response
 from uploader.oci.profile import kind_of
 from uploader.oci.refusal import read_refusal
 from uploader.registry.auth import Authorizer
+from uploader.registry.bodies import Timeouts
 from uploader.registry.retry import Retrying, RetryPolicy
-from uploader.registry.transport import LARGEST_ERROR_BYTES, Timeouts
+from uploader.registry.transport import LARGEST_ERROR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import ssl
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
-import anyio
-from aiohttp import payload
 from yarl import URL
 
 from uploader.errors import InputError, RegistryError, SourceError, UnusableError, UploaderError
-from uploader.oci.http import Answer, Lost, Request, Response, Sink, Slice
+from uploader.oci.http import Answer, Lost, Request, Response, Slice
 from uploader.registry.addresses import is_at, is_web_address, origin_of, proxy_for
+from uploader.registry.bodies import SliceBody, Timeouts, Watch, pour, read_body
 from uploader.registry.meter import Meter
 from uploader.registry.reach import InwardError, Reach
-from uploader.registry.timing import loop_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,10 +32,6 @@ if TYPE_CHECKING:
     from uploader.registry.certificates import Certificates
 
 LARGEST_ERROR_BYTES = 64 * 1024
-_PIECE_BYTES = 256 * 1024
-_QUICK_PIECE_BYTES = 1024 * 1024
-_QUICK_SECONDS = 0.1
-_PIECE_IN_BYTES = 64 * 1024
 _REDIRECTS = 5
 _WRITES = frozenset({"POST", "PUT", "PATCH"})
 _HEADERS_WE_SET = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -47,92 +40,6 @@ _LISTS = frozenset({"www-authenticate", "link"})  # headers that may come severa
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 _PLAIN_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~/?=&%:+,-]*")  # nothing in it can lead to another host
 _WANTS_TLS = re.compile("HTTP request (to an HTTPS server|was sent to HTTPS port)")  # Go's servers; nginx
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Time limits in seconds. `answer`: after the body, plus a second per 10 MB of it.
-
-    `stall`: so long may a piece of a body take (256 KiB on its way out, 1 MiB where that took no time; 64 KiB on its
-    way in): a transfer that is slower than that, 1 to 4 kB/s, counts as stalled although some bytes still move.
-    """
-
-    connect: float = 8.0
-    stall: float = 60.0
-    answer: float = 120.0
-
-
-class _Watch:
-    """Ends a request that makes no progress: its scope's deadline moves with every piece that goes out or comes in."""
-
-    def __init__(self, timeouts: Timeouts, size: int) -> None:
-        self._timeouts = timeouts
-        self._left = size
-        self._came_in = 0
-        self._answer = timeouts.answer + size / 10e6
-        self.scope = anyio.CancelScope(deadline=loop_time() + (timeouts.stall if size else self._answer))
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole body has gone out."""
-        return self._left <= 0
-
-    def pause(self) -> None:
-        """It is we who make it wait."""
-        self.scope.deadline = math.inf
-
-    def received(self, count: int) -> None:
-        """A single byte now and then is no progress."""
-        self._came_in += count
-        if self._came_in >= _PIECE_IN_BYTES:
-            self._came_in = 0
-            self.scope.deadline = loop_time() + self._timeouts.stall
-
-    def sent(self, count: int) -> float:
-        """So many bytes more have gone out, now: the loop's time."""
-        now = loop_time()
-        self._left -= count
-        self.scope.deadline = now + (self._timeouts.stall if self._left > 0 else self._answer)
-        return now
-
-
-class _SliceBody(payload.Payload):
-    """A request body that is read from its place in pieces, each handed on before the next is read."""
-
-    def __init__(self, piece: Slice, watch: _Watch, meter: Meter) -> None:
-        super().__init__(piece, content_type="application/octet-stream")
-        self._piece = piece
-        self._watch = watch
-        self._meter = meter
-        self._size = piece.length
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 (aiohttp's signature)
-        raise TypeError("a layer is not text")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        offset, end = self._piece.offset, self._piece.offset + self._piece.length
-        limit = self._meter.limit
-        most = limit.piece(_PIECE_BYTES) if limit else _PIECE_BYTES
-        began = loop_time()
-        if limit is not None:
-            writer.send_headers()  # before the wait for the body's turn, or a token may have ended when they arrive
-        while offset < end:
-            length = min(most, end - offset)
-            content = self._piece.body.read(offset, length)
-            if len(content) != length:
-                raise SourceError(f"the content ended after {offset + len(content)} bytes: it became shorter")
-            if limit is not None:
-                self._watch.pause()
-                await limit.wait_for(length)
-                self._watch.sent(0)
-            await writer.write(content)
-            await writer.drain()
-            offset += length
-            now = self._watch.sent(length)
-            self._meter.sent(length)
-            if limit is None:  # what a piece costs us counts only where the network costs less
-                most = _QUICK_PIECE_BYTES if now - began < _QUICK_SECONDS else _PIECE_BYTES
-                began = now
 
 
 class Transport:
@@ -259,7 +166,7 @@ class Transport:
         return self._proxies[origin]
 
     async def _once(self, request: Request, url: str, headers: Mapping[str, str], most: int) -> Answer:
-        watch = _Watch(self._timeouts, request.size)
+        watch = Watch(self._timeouts, request.size)
         try:
             return await self._send(request, url, headers, most, watch)
         except aiohttp.ClientConnectorCertificateError as error:
@@ -294,11 +201,11 @@ class Transport:
                 _refuse_plain_http(url, error.message)
             return Lost(f"the connection broke ({_kind(error)})", complete=watch.complete)
 
-    async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int, watch: _Watch) -> Response:
-        body: bytes | _SliceBody | None = None
+    async def _send(self, request: Request, url: str, headers: Mapping[str, str], most: int, watch: Watch) -> Response:
+        body: bytes | SliceBody | None = None
         match request.body:
             case Slice() as piece:
-                body = _SliceBody(piece, watch, self.meter)
+                body = SliceBody(piece, watch, self.meter)
             case content if content or request.method in {"POST", "PUT", "PATCH"}:
                 if self.meter.limit is not None:
                     await self.meter.limit.wait_for(len(content))
@@ -315,10 +222,10 @@ class Transport:
                 middlewares=(partial(_send_once, before=self.meter.before_write),),
             ) as response:
                 if request.sink is not None and response.status == 200:
-                    await _pour(response, request.sink, watch)
+                    await pour(response, request.sink, watch)
                     content = b""
                 else:  # only what was asked for may be large
-                    content = await _read(response, most if response.ok else min(most, LARGEST_ERROR_BYTES), watch)
+                    content = await read_body(response, most if response.ok else min(most, LARGEST_ERROR_BYTES), watch)
             if isinstance(request.body, bytes) and request.body:
                 self.meter.sent(len(request.body))
             if response.status == 400 and url.startswith("http:"):
@@ -393,28 +300,6 @@ def _headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
         elif key in _LISTS:
             headers[key] += f", {value}"
     return headers
-
-
-async def _read(response: aiohttp.ClientResponse, most: int, watch: _Watch) -> bytes:
-    """At most `most` bytes; a longer body costs the connection, not the memory."""
-    if response.content_length == 0:
-        return b""
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        watch.received(len(chunk))
-        if len(content) > most:
-            response.close()
-            break
-    return bytes(content[:most])
-
-
-async def _pour(response: aiohttp.ClientResponse, sink: Sink, watch: _Watch) -> None:
-    sink.begin()
-    watch.received(_PIECE_IN_BYTES)  # it has begun
-    async for chunk in response.content.iter_any():
-        sink.write(chunk)
-        watch.received(len(chunk))
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
