@@ -357,6 +357,44 @@ def test_a_record_that_turns_out_corrupt_later_is_replaced(tmp_path: Path) -> No
         assert "was corrupt" in record.problem
 
 
+def test_of_two_that_find_it_corrupt_one_makes_a_new_one_for_both(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    Record(path).close()
+    with Record(path) as one, Record(path) as other:
+        path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+        path.with_name("record-wal").unlink(missing_ok=True)
+        for record in (one, other):
+            known(record)  # and so it sees what became of its file
+        fill(one)
+        assert known(one) == known(other) == ALL
+        assert "was corrupt" in str(one.problem)
+    with Record(path) as record:
+        assert (record.problem, known(record)) == (None, ALL)
+
+
+def test_a_record_opened_beside_another_in_one_process_leaves_that_ones_log(tmp_path: Path) -> None:
+    """Closing any file ends all locks that the process has on it: another process would take the log for left over."""
+    path = tmp_path / "record"
+    Record(path).close()
+    with Record(path) as one:
+        fill(one)
+        Record(path).close()
+        code = f"from pathlib import Path; from uploader.record import Record; Record(Path({str(path)!r})).close()"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert path.with_name("record-wal").exists()
+        assert known(one) == ALL
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record")
+    for path in (tmp_path / "record", Path(os.devnull)):
+        with Record(path) as record:
+            fill(record)
+            assert ("no regular file" in str(record.problem), known(record)) == (True, NOTHING)
+            assert record.lock_folder is None
+
+
 def change(path: Path, statement: str) -> None:
     database = sqlite3.connect(path, isolation_level=None)
     database.execute(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -81,8 +82,10 @@ class UnknownSchemaError(Exception):
 def connected(path: Path, patience_seconds: float) -> sqlite3.Connection:
     """The database at `path`, made where there is none; raises OSError, sqlite3.DatabaseError, UnknownSchemaError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_what_is_no_database(path)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the mode of this one
+    if path.exists() and not path.is_file():
+        raise UnknownSchemaError("it is no regular file")
+    with suppress(FileExistsError):  # one that is there is never opened beside SQLite: closing it would end its locks
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's other files get this mode, too
     database = sqlite3.connect(path, timeout=patience_seconds, isolation_level=None)
     try:
         _prepare(database)
@@ -92,13 +95,33 @@ def connected(path: Path, patience_seconds: float) -> sqlite3.Connection:
     return database
 
 
-def _refuse_what_is_no_database(path: Path) -> None:
-    """Whatever else the path names by mistake is somebody's file: it is neither written to nor moved."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        if file.read(len(_HEADER)) not in {b"", _HEADER}:
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Which file is at the path; None where none is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def move_aside(path: Path, opened: tuple[int, int] | None, aside: Path) -> bool:
+    """Give a corrupt database another name, with its log; False where somebody else has done so since it was `opened`.
+
+    Raises OSError, and UnknownSchemaError for what is no database: somebody's file, neither written to nor moved.
+    """
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of two who find it corrupt the second must not move the new one
+        if file.read(len(_HEADER)) != _HEADER:
             raise UnknownSchemaError(
                 "it is no database and was left alone; remove it, or name another file with --state"
             )
+        status = os.fstat(file.fileno())
+        if not (status.st_dev, status.st_ino) == opened == identity_of(path):
+            return False
+        for ending in ("-wal", "-shm"):  # first: whoever opens the new one would take the old one's log for its own
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        path.replace(aside)
+    return True
 
 
 def _prepare(database: sqlite3.Connection) -> None:

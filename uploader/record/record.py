@@ -24,9 +24,11 @@ from uploader.record.database import (
     UnknownSchemaError,
     columns_of,
     connected,
+    identity_of,
     json_of,
     key_of,
     layer_of,
+    move_aside,
 )
 from uploader.record.states import RecordedManifest, RecordedSession, at_rest
 
@@ -64,6 +66,7 @@ class Record:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._database: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
         self._pending: dict[tuple[Table, tuple[bytes | int, ...]], tuple[Value, ...]] = {}
         self._written_at = 0.0
         self._open()
@@ -275,8 +278,10 @@ class Record:
     def _open(self) -> None:
         if self._path is None:
             return
+        self._opened = identity_of(self._path)
         try:
             self._database = connected(self._path, self._patience_seconds)
+            self._opened = identity_of(self._path)
         except (OSError, sqlite3.DatabaseError, UnknownSchemaError) as error:
             self._give_up(error)
             return
@@ -304,9 +309,10 @@ class Record:
         aside = self._path.with_name(f"{self._path.name}.corrupt")
         self.problem = f"the local record {self._path} was corrupt ({error}); it is now {aside}, and a new one is made"
         try:
-            self._path.replace(aside)
-            for ending in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+            move_aside(self._path, self._opened, aside)
+        except UnknownSchemaError as failure:
+            self.problem = f"the local record {self._path} is not used: {failure}"
+            return
         except OSError as failure:
             self.problem = f"the local record {self._path} is corrupt and cannot be moved aside: {failure}"
             return
