@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from uploader.model.events import Emit, Event
     from uploader.model.package import PackageId
+    from uploader.record import Record
     from uploader.service.allowed import Allowed
     from uploader.service.destination import Destination
     from uploader.service.heal import View
@@ -65,10 +66,15 @@ async def push(
 
 
 async def plan(
-    sources: str | Sequence[str], to: str, options: PushOptions | None = None, *, emit: Emit = _ignore
+    sources: str | Sequence[str],
+    to: str,
+    options: PushOptions | None = None,
+    *,
+    emit: Emit = _ignore,
+    stop: anyio.Event | None = None,
 ) -> Report:
-    """What `push` would do: the same report, with nothing sent. Raises as `push` does."""
-    return await _run(sources, to, options or PushOptions(), emit, anyio.Event(), rehearse=True)
+    """What `push` would do: the same report, with nothing sent. Raises, and is stopped, as `push`."""
+    return await _run(sources, to, options or PushOptions(), emit, stop or anyio.Event(), rehearse=True)
 
 
 async def verify(
@@ -90,11 +96,12 @@ async def verify(
 
     options = options or PushOptions()
     reference = parse_destination(to)
-    task, _ = await _what_to_verify(sources, to, options, deep=deep)
+    stop = stop or anyio.Event()
+    task, _ = await _what_to_verify(sources, to, options, stop, deep=deep)
     with wiring.open_record(options) as record:
         opened = wiring.open_destination(reference, options, emit=_ignore, read_only=True, record=record)
         task = replace(task, notes=(*task.notes, record.problem)) if record.problem else task
-        return await run_verify(task, opened, stop=stop or anyio.Event(), progress=progress or silent)
+        return await run_verify(task, opened, stop=stop, progress=progress or silent)
 
 
 async def heal(
@@ -119,14 +126,13 @@ async def heal(
     options = options or PushOptions()
     stop = stop or anyio.Event()
     reference = parse_destination(to)
-    task, loaded = await _what_to_verify(sources, to, options, deep=deep)
-
-    async def push_again(view: View) -> Report:
-        return await _run(
-            sources, to, options, emit, stop, rehearse=dry_run, mend=_Mend(view, *loaded) if loaded else None
-        )
+    task, loaded = await _what_to_verify(sources, to, options, stop, deep=deep)
 
     with wiring.open_record(options) as record:
+
+        async def push_again(view: View) -> Report:
+            mend = _Mend(record, view, *loaded) if loaded else None
+            return await _run(sources, to, options, emit, stop, rehearse=dry_run, mend=mend)
 
         def opened() -> AbstractAsyncContextManager[Destination]:
             return wiring.open_destination(reference, options, emit=emit, record=record)
@@ -160,8 +166,9 @@ async def push_beside(
 
 @dataclass(frozen=True, slots=True)
 class _Mend:
-    """A push that heals: what it goes to is seen through `view`, and its source is loaded already."""
+    """A push that heals: what it goes to is seen through `view`; its record is open, and its source loaded, already."""
 
+    record: Record
     view: View
     merged: Merged
     selected: frozenset[PackageId]
@@ -215,7 +222,10 @@ async def _run(
     if beside is not None:
         await anyio.to_thread.run_sync(beside.allowed.check_contents, merged.graph.packages)
     with ExitStack() as stack:
-        record = shared.record if shared else stack.enter_context(wiring.open_record(options))
+        if shared is not None:
+            record = shared.record
+        else:  # never opened twice by one process: closing the one would end the locks of the other
+            record = mend.record if mend else stack.enter_context(wiring.open_record(options))
         task = Task(
             merged.graph,
             selected,
@@ -251,7 +261,7 @@ async def _run(
 
 
 async def _what_to_verify(
-    sources: str | Sequence[str], to: str, options: PushOptions, *, deep: bool
+    sources: str | Sequence[str], to: str, options: PushOptions, stop: anyio.Event, *, deep: bool
 ) -> tuple[VerifyTask, tuple[Merged, frozenset[PackageId]] | None]:
     """The task, and what was loaded from the sources, if there are any."""
     from uploader.service.verify import VerifyTask  # noqa: PLC0415
@@ -260,7 +270,7 @@ async def _what_to_verify(
     where = str(parse_destination(to))
     if not names:
         return VerifyTask(where, deep=deep, at_once=options.jobs), None
-    merged, selected = await anyio.to_thread.run_sync(_load, names, options)
+    merged, selected = await _unless_stopped(stop, partial(_load_in_thread, names, options, open_any))
     packages = tuple(p for p in merged.graph.packages if p.id in selected and p.absence is None)
     task = VerifyTask(where, names, packages, (), deep=deep, at_once=options.jobs, notes=merged.notes)
     return task, (merged, selected)

@@ -45,9 +45,13 @@ class Command:
         return json.loads((self.home / "report.json").read_text())
 
     async def run(self, *arguments: object, **environment: str) -> Ended:
+        return await self.run_line(self.line(*arguments), **environment)
+
+    async def run_line(self, line: list[str], **environment: str) -> Ended:
+        """Any program, with the environment of the command."""
         with anyio.fail_after(self.seconds):
             done = await anyio.run_process(
-                self._line(arguments),
+                line,
                 stdin=subprocess.DEVNULL,
                 check=False,
                 env=self.environment(**environment),
@@ -62,7 +66,7 @@ class Command:
     async def started(self, *arguments: object) -> AsyncIterator[Process]:
         """The running process; killed at the end if it still runs."""
         process = await anyio.open_process(
-            self._line(arguments),
+            self.line(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -78,5 +82,5 @@ class Command:
             await process.aclose()
 
     @staticmethod
-    def _line(arguments: tuple[object, ...]) -> list[str]:
+    def line(*arguments: object) -> list[str]:
         return [sys.executable, "-m", "uploader", *map(str, arguments)]

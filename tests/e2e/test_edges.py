@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "push graph.json --to oci-layout:cache",
+        "plan graph.json --to oci-layout:cache",
+        "verify oci-layout:cache graph.json",
+        "heal oci-layout:cache graph.json",
+    ],
+)
 async def test_a_graph_that_never_comes_can_be_interrupted(
-    command: Command, number: signal.Signals, status: int
+    command: Command, line: str, number: signal.Signals, status: int
 ) -> None:
     os.mkfifo(command.home / "graph.json")
-    async with command.started("push", "graph.json", "--to", "oci-layout:cache") as process:
+    async with command.started(*line.split()) as process:
         # Opening for writing waits for the reader: then it is reading, and nothing ever comes.
         descriptor = await anyio.to_thread.run_sync(os.open, command.home / "graph.json", os.O_WRONLY)
         try:

@@ -13,8 +13,9 @@ import click
 
 from uploader.cli.push import push
 from uploader.cli.report_file import check_writable, status_with, write_report
-from uploader.cli.running import exit_status, fail, in_one_line, run
+from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import setting
+from uploader.cli.streams import in_one_line, tell
 from uploader.cli.tally import counted
 from uploader.errors import InputError, UnusableError, UploaderError
 
@@ -254,7 +255,7 @@ async def _follow_to_end(client: DaemonClient, job: str) -> JobView:
                 after, heard_at = event.seq, time.monotonic()
                 if event.kind not in {"submitted"}:
                     said = f"{event.kind}: {event.detail}" if event.detail else event.kind
-                    print(in_one_line(said), file=sys.stderr)
+                    tell([said])
             found = await client.job(job)
             heard_at = time.monotonic()
             if found.ended:
@@ -274,14 +275,13 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
 
     document = await client.report(job.id)
     if document is None:
-        print(in_one_line(f"uploader: {_ended(job)}"), file=sys.stderr)
+        tell([f"uploader: {_ended(job)}"])
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
     written = write_report(report.to_json, path)
-    for line in summary(report, seconds):
-        print(line, file=sys.stderr)
+    tell(summary(report, seconds))
     if job.state != "succeeded":
-        print(in_one_line(_ended(job)), file=sys.stderr)
+        tell([_ended(job)])
     status = exit_status(report, strict=strict, signal_number=None) or (0 if job.state == "succeeded" else 1)
     return status_with(status, written=written)
 

@@ -17,6 +17,7 @@ from uploader.cli.checking import (
 from uploader.cli.push import as_push_options
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
+from uploader.cli.streams import tell
 from uploader.cli.tally import bytes_text, counted, duration_text
 from uploader.errors import UploaderError
 
@@ -67,19 +68,18 @@ def heal(to: str, sources: tuple[str, ...], *, dry_run: bool, deep: bool, **give
         check_writable(report_file)
         options = as_push_options(given)
 
-        async def work(stop: anyio.Event) -> HealReport:
+        async def work(stop: anyio.Event) -> tuple[HealReport, bool]:
             from uploader import api  # noqa: PLC0415
 
-            return await api.heal(to, sources, options, deep=deep, dry_run=dry_run, progress=progress.show, stop=stop)
+            report = await api.heal(to, sources, options, deep=deep, dry_run=dry_run, progress=progress.show, stop=stop)
+            return report, write_report(report.to_json, report_file)  # a signal waits until it is there
 
-        report, signal_number = run(work)
+        (report, written), signal_number = run(work)
     except UploaderError as error:
         progress.close()
         fail(error)
     progress.close()
-    written = write_report(report.to_json, report_file)
-    for line in heal_summary(report, time.monotonic() - began):
-        print(line, file=sys.stderr)
+    tell(heal_summary(report, time.monotonic() - began))
     sys.exit(status_with(heal_status(report, signal_number), written=written))
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 from uploader.cli.running import fail
+from uploader.cli.streams import lose_output, make_streams_last
 from uploader.errors import InputError, UploaderError
 
 _COMMANDS = {
@@ -67,6 +68,7 @@ def cli() -> None:
 
 def run() -> None:
     """Run the command line; what is wrong with the input, wherever it is noticed, is said in one line."""
+    make_streams_last()
     try:
         status = cli(prog_name="uploader", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -77,8 +79,11 @@ def run() -> None:
         fail(InputError(f"{error.format_message().rstrip('.')}; see `{where} --help`"))
     except click.ClickException as error:
         fail(InputError(error.format_message()))
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = 130
+    except BrokenPipeError:  # whoever read what we print has seen enough
+        lose_output()
+        status = 1
     except UploaderError as error:
         fail(error)
     sys.exit(status if isinstance(status, int) else 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 import anyio
 
+from uploader.cli.streams import in_one_line
 from uploader.cli.tally import Tally
 from uploader.errors import UploaderError
 from uploader.model.events import (
@@ -110,7 +111,7 @@ class _Plain:
 
     def take(self, event: Event) -> None:
         if (line := self._tally.take(event, time.monotonic())) is not None:
-            print(line, file=self._stream, flush=True)
+            print(in_one_line(line), file=self._stream, flush=True)
 
     def tick(self) -> float:
         if self._ticked:
@@ -137,7 +138,7 @@ class _Bar:
     def take(self, event: Event) -> None:
         line = self._tally.take(event, time.monotonic())
         if line is not None and not isinstance(event, Waiting):
-            self._console.print(line, markup=False)
+            self._console.print(in_one_line(line), markup=False)
 
     def tick(self) -> float:
         from rich.text import Text  # noqa: PLC0415

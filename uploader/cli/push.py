@@ -28,6 +28,7 @@ from uploader.cli.settings import (
     limit_requests_option,
     setting,
 )
+from uploader.cli.streams import tell
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -132,8 +133,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
         check_writable(report_file)
         options = as_push_options(given)
         began = time.monotonic()
-        report, signal_number = run(_work(call, options, style))
-        written = write_report(report.to_json, report_file)
+        (report, written), signal_number = run(_work(call, options, style, report_file))
     except UploaderError as error:
         fail(error)
     status = exit_status(report, strict=options.strict, signal_number=signal_number)
@@ -145,8 +145,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
         sys.exit(status)
     from uploader.cli.summary import summary  # noqa: PLC0415
 
-    for line in summary(report, time.monotonic() - began, planned=call.planned):
-        print(line, file=sys.stderr)
+    tell(summary(report, time.monotonic() - began, planned=call.planned))
     if options.strict and report.totals.incomplete and not call.planned:
         print("--strict: what is incomplete counts as failed", file=sys.stderr)
     sys.exit(status)
@@ -179,15 +178,17 @@ def _collecting_late(emit: Emit) -> Iterator[Emit]:
         gc.enable()
 
 
-def _work(call: _Call, options: PushOptions, style: Style) -> Callable[[anyio.Event], Awaitable[Report]]:
-    async def work(stop: anyio.Event) -> Report:
+def _work(
+    call: _Call, options: PushOptions, style: Style, report_file: Path | None
+) -> Callable[[anyio.Event], Awaitable[tuple[Report, bool]]]:
+    async def work(stop: anyio.Event) -> tuple[Report, bool]:
         from uploader import api  # noqa: PLC0415
         from uploader.cli.progress import default_stream, showing  # noqa: PLC0415
 
         async with showing(style, default_stream()) as show:
             with _collecting_late(show) as emit:
-                if call.planned:
-                    return await api.plan(call.sources, call.to, options, emit=emit)
-                return await api.push(call.sources, call.to, options, emit=emit, stop=stop)
+                carry_out = api.plan if call.planned else api.push
+                report = await carry_out(call.sources, call.to, options, emit=emit, stop=stop)
+        return report, write_report(report.to_json, report_file)  # a signal waits until it is there
 
     return work

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uploader.cli.streams import print_out, tell
 from uploader.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,15 +38,17 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
         return True
     text = to_json()
     if str(path) == "-":
-        print(text)
-        return True
+        if not (written := print_out(text)):
+            tell(["uploader: cannot write the report to standard output"])
+        return written
+    path = Path(os.path.realpath(path))  # of a link, what it points at
     part: Path | None = None
     try:
         if path.exists() and not path.is_file():
             path.write_text(text + "\n", encoding="utf-8")
             return True
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+            "w", dir=path.parent, prefix=".report-", encoding="utf-8", delete=False
         ) as file:
             part = Path(file.name)
             file.write(text + "\n")
@@ -55,8 +57,7 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
     except OSError as error:
         if part is not None:
             part.unlink(missing_ok=True)
-        print(text)
-        said = f"uploader: cannot write the report to {path}: {error.strerror}; it is on standard output"
-        print(said, file=sys.stderr)
+        where = "it is on standard output" if print_out(text) else "nor could it be printed"
+        tell([f"uploader: cannot write the report to {path}: {error.strerror}; {where}"])
         return False
     return True

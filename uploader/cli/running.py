@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
+from uploader.cli.streams import in_one_line
 from uploader.errors import InputError, StoppedError, UnusableError, UploaderError
 
 if TYPE_CHECKING:
@@ -84,8 +85,3 @@ def fail(error: UploaderError) -> NoReturn:
             sys.exit(3)
         case _:
             sys.exit(1)
-
-
-def in_one_line(text: str) -> str:
-    """What a file says in a message may hold line breaks, or try to steer the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -18,6 +18,7 @@ from uploader.cli.checking import (
 from uploader.cli.push import as_push_options
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import fail, run
+from uploader.cli.streams import tell
 from uploader.cli.tally import counted, duration_text
 from uploader.errors import UploaderError
 
@@ -60,19 +61,18 @@ def verify(to: str, sources: tuple[str, ...], *, deep: bool, **given: Any) -> No
         check_writable(report_file)
         options = as_push_options(given)
 
-        async def work(stop: anyio.Event) -> VerifyReport:
+        async def work(stop: anyio.Event) -> tuple[VerifyReport, bool]:
             from uploader import api  # noqa: PLC0415
 
-            return await api.verify(to, sources, options, deep=deep, progress=progress.show, stop=stop)
+            report = await api.verify(to, sources, options, deep=deep, progress=progress.show, stop=stop)
+            return report, write_report(report.to_json, report_file)  # a signal waits until it is there
 
-        report, signal_number = run(work)
+        (report, written), signal_number = run(work)
     except UploaderError as error:
         progress.close()
         fail(error)
     progress.close()
-    written = write_report(report.to_json, report_file)
-    for line in verify_summary(report, time.monotonic() - began):
-        print(line, file=sys.stderr)
+    tell(verify_summary(report, time.monotonic() - began))
     sys.exit(status_with(verify_status(report, signal_number), written=written))
 
 
