@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,7 +21,6 @@ from uploader.testing.packages import a_tar, manifest_at, write_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from uploader.service.report import Report
     from uploader.testing import StoredRepository
@@ -196,6 +196,17 @@ async def test_a_base_whose_layer_is_gone_ends_the_push_with_its_reason(tmp_path
         registry.repository("base").blobs.pop(manifest_at(registry.repository("base"), "1")["layers"][0]["digest"])
         report = await push(registry, graph, f"{registry.destination('base')}:1")
         assert "base image" in str(report.error)
+        assert registry.requests_of("put-manifest") == []
+
+
+@pytest.mark.asyncio
+async def test_a_temporary_folder_that_takes_no_layer_of_a_base_is_named(tmp_path: Path) -> None:
+    graph = write_packages(tmp_path, {"app": []})
+    async with FakeRegistry(faults=[Fault(on="mount", then=RefuseMount(202))]) as registry:
+        add_image(registry.repository("base"), "1")
+        options = uploader.PushOptions(base_image=f"{registry.destination('base')}:1", temp_dir=Path("/proc"))
+        report = await uploader.push(str(graph), registry.destination("mine"), options)
+        assert "--temp-dir" in str(report.error)
         assert registry.requests_of("put-manifest") == []
 
 

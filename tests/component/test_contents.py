@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,3 +96,15 @@ async def test_a_folder_for_packed_layers_that_is_not_there_is_named(tmp_path: P
     with pytest.raises(SourceError, match="--temp-dir") as failure:
         await layer_of(Contents(NoRecord(), rules), Tree(OLD.parent, "/opt", ("decoder.py",)))
     assert failure.value.stage == "pack"
+
+
+@pytest.mark.asyncio
+async def test_a_machine_without_any_temporary_folder_is_an_error_of_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a container whose file system is read-only."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    rules = PackingRules(find_codec("gzip", None), "1")
+    with pytest.raises(SourceError, match=r"No usable temporary directory .* --temp-dir"):
+        await layer_of(Contents(NoRecord(), rules), Tree(OLD.parent, "/opt", ("decoder.py",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,8 +70,15 @@ class BaseSource:
         return base_image(manifest, config, platform, name)
 
     async def _copy(self, descriptor: Descriptor, source: Destination, send: Send) -> None:
-        with tempfile.TemporaryFile(prefix="uploader-", dir=self.temp_dir) as file:
-            if not await source.copy_blob(descriptor, file):
-                raise UnusableError(f"base image {self.image}: its layer {descriptor.digest.short} is not there")
-            file.flush()
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(tempfile.TemporaryFile(prefix="uploader-", dir=self.temp_dir))
+                if not await source.copy_blob(descriptor, file):
+                    raise UnusableError(f"base image {self.image}: its layer {descriptor.digest.short} is not there")
+                file.flush()
+            except OSError as error:
+                raise UnusableError(
+                    f"base image {self.image}: keep its layer {descriptor.digest.short} in a temporary file: "
+                    f"{error.strerror}; choose another folder with --temp-dir"
+                ) from error
             await send(descriptor, FileBody(file, f"a layer of {self.image}"))

@@ -168,9 +168,9 @@ class Contents:
         try:
             return tempfile.TemporaryFile(prefix="uploader-", dir=self._rules.temp_dir)
         except OSError as error:
-            folder = self._rules.temp_dir or tempfile.gettempdir()
+            where = f" in {self._rules.temp_dir}" if self._rules.temp_dir else ""
             raise SourceError(
-                f"make a temporary file in {folder}: {error.strerror}; choose another folder with --temp-dir",
+                f"make a temporary file{where}: {error.strerror}; choose another folder with --temp-dir",
                 stage="pack",
                 kind="quota" if error.errno in FULL_DISK else "source",
             ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio.from_thread
@@ -149,5 +149,6 @@ class _Lock:
         return None
 
     def release(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that stays is as good as none
+            self._path.unlink(missing_ok=True)
         os.close(self._file)

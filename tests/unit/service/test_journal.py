@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,18 @@ async def test_nothing_is_noted_by_whoever_does_not_hold_the_lock(tmp_path: Path
         assert record.session("here", BLOB.digest) == RecordedSession("/1", 0)
         with journal(record, "elsewhere", BLOB, Zeros()) as third:
             assert await third.begin() == ""
+
+
+async def test_a_folder_that_went_bad_meanwhile_ends_no_upload(tmp_path: Path) -> None:
+    folder = tmp_path / "record-uploads"
+    with Record(tmp_path / "record") as record:
+        with journal(record, "here", BLOB, Zeros()) as notes:
+            assert await notes.begin() == ""
+            shutil.rmtree(folder)
+            folder.write_text("")
+            notes.opened("/1")
+        with journal(record, "here", BLOB, Zeros()) as notes:
+            assert await notes.begin() is None
 
 
 async def test_the_lock_leaves_nothing_behind(tmp_path: Path) -> None:
