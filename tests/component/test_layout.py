@@ -212,6 +212,32 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_others_wrote_meanwhile_is_seen(tmp_path: Path) -> None:
+    async with LayoutDestination(tmp_path / "cache") as destination:
+        assert await destination.is_empty()
+        await push(tmp_path / "cache", "theirs")
+        assert not await destination.is_empty()
+        assert await destination.find_tag(Tag("theirs")) == Digest.of(MANIFEST)
+        await push(tmp_path / "cache", "theirs", content=b'{"schemaVersion": 2}')
+        assert await destination.find_tag(Tag("theirs")) == Digest.of(b'{"schemaVersion": 2}')
+        assert [tag async for tag in destination.tags()] == ["theirs"]
+
+
+@pytest.mark.asyncio
+async def test_of_two_that_look_for_each_others_tags_the_second_finds_them(tmp_path: Path) -> None:
+    """Each may have tags that its index.json does not have yet."""
+    async with (
+        LayoutDestination(tmp_path, clock=ticking()) as one,
+        LayoutDestination(tmp_path, clock=ticking()) as other,
+    ):
+        for destination, name in ((one, "a"), (other, "b")):
+            for number in range(3):
+                await destination.push_manifest(Tag(f"{name}{number}"), MANIFEST, OCI_MANIFEST)
+        assert {tag async for tag in one.tags()} >= {"a0", "a1", "a2"}
+        assert {tag async for tag in other.tags()} == {"a0", "a1", "a2", "b0", "b1", "b2"}
+
+
+@pytest.mark.asyncio
 async def test_the_index_is_not_rewritten_for_every_tag(tmp_path: Path) -> None:
     writings = set()
     async with LayoutDestination(tmp_path, clock=ticking()) as destination:

@@ -383,6 +383,7 @@ async def test_only_package_asks_nothing_about_dependencies(tmp_path: Path) -> N
             [
                 ("tags", ""),
                 ("head-manifest", "app"),
+                ("head-manifest", "app"),  # once more before it is written: it may name more by now
                 ("mount", digest_of("app")),
                 ("put-blob", digest_of("app")),
                 ("mount", config),
@@ -412,15 +413,19 @@ async def test_an_incomplete_manifest_never_replaces_one_with_more_layers_save_b
 
 
 @pytest.mark.asyncio
-async def test_in_a_repository_that_was_empty_a_fuller_manifest_of_somebody_else_is_kept(tmp_path: Path) -> None:
-    """It is found empty, and then somebody fills it while the only blob of ours is on its way."""
-    graph = write_packages(tmp_path, CHAIN)
+@pytest.mark.parametrize("before", ["empty", "filled"])
+async def test_a_fuller_manifest_that_somebody_else_wrote_meanwhile_is_kept(tmp_path: Path, before: str) -> None:
+    """The tag is not there yet, and then somebody writes it while the only blob of ours is on its way."""
+    graph = write_packages(tmp_path, {**CHAIN, "other": []})
     full = await holdings_of_clean_push(graph)
     release = anyio.Event()
     held = Fault(on="put-blob", match=about("app"), then=Hold(release), times=1)
     async with FakeRegistry(faults=[held]) as registry, anyio.create_task_group() as group:
+        if before == "filled":
+            await push(registry, graph, select=("other",))
+        sent_before = len(registry.requests_of("put-blob"))
         group.start_soon(_push_app_alone, registry, graph)
-        await registry.wait_started("put-blob")
+        await registry.wait_started("put-blob", sent_before + 1)
         registry.repository(NAME).add_manifest(full["app"], "app")
         release.set()
     assert holdings(registry.repository(NAME))["app"] == full["app"]

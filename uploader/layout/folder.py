@@ -28,7 +28,7 @@ import secrets
 import stat
 import time
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 
 import anyio
 from anyio import from_thread, to_thread
@@ -73,6 +73,8 @@ _EMPTY_INDEX: Final = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests
 PARTS: Final = (_LOCK, "oci-layout", "index.json", "blobs", *(f"blobs/{algorithm}" for algorithm in ALGORITHMS))
 """What a layout folder may have that others could have put a link to elsewhere in place of."""
 
+IndexState: TypeAlias = "tuple[int, int, int] | None"
+
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -89,13 +91,14 @@ class LayoutDestination:
         self._copies = anyio.CapacityLimiter(8)
         self._small = anyio.CapacityLimiter(4)
         self._tags: dict[Tag, Descriptor] = {}
+        self._index: IndexState = None  # of which the tags are
         self._unwritten: dict[Tag, Descriptor] = {}  # tags that index.json does not have yet
         self._next_writing = float("-inf")
         self._bytes_written = 0
 
     async def __aenter__(self) -> Self:
         """Read what is there; raises InputError for what is no layout, UnusableError for a broken one."""
-        self._tags = await to_thread.run_sync(self._folder.load, limiter=self._small)
+        self._tags, self._index = await to_thread.run_sync(self._folder.load, limiter=self._small)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,10 +119,12 @@ class LayoutDestination:
 
     async def is_empty(self) -> bool:
         """Whether the folder has no tag at all."""
+        await self._look_again()
         return not self._tags
 
     async def find_tag(self, tag: Tag) -> Digest | None:
-        """The digest that the tag points at, from memory."""
+        """The digest that the tag points at; what others wrote meanwhile counts."""
+        await self._look_again()
         descriptor = self._tags.get(tag)
         return None if descriptor is None else descriptor.digest
 
@@ -177,11 +182,23 @@ class LayoutDestination:
         return Traffic(self._bytes_written)
 
     async def tags(self) -> AsyncIterator[Tag]:
-        """Every tag, in order; raises AbsentError where no layout is, nor anything was pushed."""
+        """Every tag, in order; raises AbsentError where no layout is, nor anything was pushed.
+
+        Ours are written first: of two who then look for the other's tags, the second finds them.
+        """
+        if self._unwritten:
+            await self._write_index(_PATIENCE_SECONDS)
+        await self._look_again()
         if not self._tags and not await to_thread.run_sync(self._folder.is_there, limiter=self._small):
             raise AbsentError(f"list the tags of {self._folder.path}: there is no image layout")
         for tag in sorted(self._tags):
             yield tag
+
+    async def _look_again(self) -> None:
+        """Read index.json anew where another process has replaced it."""
+        if await to_thread.run_sync(self._folder.index_state, limiter=self._small) != self._index:
+            tags, self._index = await to_thread.run_sync(self._folder.load, limiter=self._small)
+            self._tags = {**tags, **self._unwritten}
 
     async def _write_index_if_due(self) -> None:
         if self._unwritten and self._clock() >= self._next_writing:
@@ -194,7 +211,7 @@ class LayoutDestination:
         self._next_writing = float("inf")  # one at a time
         new = dict(self._unwritten)
         try:
-            tags = await to_thread.run_sync(self._folder.merge, new, patience, limiter=self._small)
+            tags, self._index = await to_thread.run_sync(self._folder.merge, new, patience, limiter=self._small)
         finally:
             ended = self._clock()
             self._next_writing = ended + _PAUSES * (ended - started)
@@ -212,13 +229,21 @@ class _Folder:
         self.index = path / "index.json"
         self._made = False
 
-    def load(self) -> dict[Tag, Descriptor]:
-        """The tags of a layout; none where nothing is yet."""
+    def load(self) -> tuple[dict[Tag, Descriptor], IndexState]:
+        """The tags of a layout, none where nothing is yet; and the state of index.json that they are of, or a later."""
         with _explained(f"read {self.path}", whole=True):
+            state = self.index_state()
             if not self._is_layout():
-                return {}
+                return {}, state
             self._sweep()
-            return tags_in(self._read_index(), self.index)
+            return tags_in(self._read_index(), self.index), state
+
+    def index_state(self) -> IndexState:
+        """What tells one writing of index.json from the next: it is replaced whole."""
+        with _explained(f"read {self.path}", whole=True), suppress(FileNotFoundError, NotADirectoryError):
+            found = self.index.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
 
     def is_there(self) -> bool:
         """Whether there is a layout, with or without tags."""
@@ -277,7 +302,7 @@ class _Folder:
             if _read(target, len(content) + 1) != content:
                 _write(target, content)
 
-    def merge(self, new: Mapping[Tag, Descriptor], patience: float) -> dict[Tag, Descriptor]:
+    def merge(self, new: Mapping[Tag, Descriptor], patience: float) -> tuple[dict[Tag, Descriptor], IndexState]:
         """Write `new` into index.json, waiting `patience` seconds for the lock; gives all tags it has then."""
         with _explained(f"write {self.index}", whole=True), self._locked(patience):
             document = self._read_index()
@@ -287,7 +312,7 @@ class _Folder:
                 _sync_folder(folder)
             _write(self.index, json.dumps(document, separators=(",", ":")).encode())
             _sync_folder(self.path)
-            return {**tags, **new}
+            return {**tags, **new}, self.index_state()
 
     def _blob(self, digest: Digest) -> Path:
         return self.path / "blobs" / digest.algorithm / digest.hex

@@ -147,9 +147,12 @@ class RepositoryPusher:
         image = await self._images.make(package, closure)
         self._too_deep += len(image.layers) > MOST_LAYERS
         tagged = self._tagged.pop(package.id, None)
-        if tagged is None and closure.missing and self._empty and not self._force:
-            # Somebody else may have filled the repository meanwhile, and with more than we could.
-            tagged = await self._destination.find_tag(package.tag)
+        if closure.missing and not self._force:
+            # What was found before the layer was sent may be hours old, and somebody else may have named more since.
+            now = await self._destination.find_tag(package.tag)
+            if now != tagged:
+                self._existing.pop(package.id, None)
+                tagged = now
         if tagged == image.descriptor.digest and not self._force:
             self._existing.pop(package.id, None)
             self._remember(package, closure, image)
