@@ -10,6 +10,7 @@ import pytest
 
 from tests.component.a_client import NAME, a_client, has, push
 from uploader.oci.profile import Profile
+from uploader.oci.quota import read_quotas
 from uploader.registry.bandwidth import Bandwidth
 from uploader.registry.credentials import Credentials
 from uploader.testing import Bearer, FakeRegistry, Fault, Unauthorized
@@ -76,3 +77,33 @@ async def test_a_body_that_was_refused_is_sent_from_its_beginning(profile: Profi
     statuses = Counter((request.kind, request.status) for request in requests)
     assert statuses[kind, 401] == 3  # type: ignore[index]
     assert sum(request.body_bytes for request in requests) == (BLOBS + 3) * BLOB_BYTES
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("jobs", [1, 16])
+@pytest.mark.asyncio
+async def test_tokens_that_live_shorter_than_the_wait_for_a_turn_hold_nobody_up(jobs: int) -> None:
+    """Four requests a second, of which 16 wait at once: one that came with its turn to a token that had ended would
+    wait again, and so for ever."""
+    clock, auth = Clock(), Bearer("ci", "secret", seconds=LIFE_SECONDS)
+    (quota,) = read_quotas(("4",)).values()
+    async with (
+        FakeRegistry(auth=auth, clock=clock.time, seed=1) as registry,
+        a_client(
+            registry,
+            credentials=Credentials("ci", "secret"),
+            clock=clock,
+            profile=Profile().limited(quota),
+            jobs=jobs,
+        ) as client,
+    ):
+        assert await client.is_empty()
+        began = clock.now
+        async with anyio.create_task_group() as group:
+            for content in CONTENTS:
+                group.start_soon(push, client, content)
+        assert all(has(registry, content) for content in CONTENTS)
+        requests = registry.requests
+        assert clock.now - began <= 1.2 * len(requests) / 4
+        tokens = sum(request.kind == "token" for request in requests)
+        assert tokens <= 2 + (clock.now - began) / (LIFE_SECONDS * 2 / 3)

@@ -19,7 +19,7 @@ from uploader.registry.retry import Retrying, RetryPolicy
 from uploader.registry.transport import LARGEST_ERROR_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from uploader.model.reference import Repository
     from uploader.oci.profile import Quota
@@ -122,31 +122,37 @@ class Asker:
     async def _ask_with(self, request: Request, authorization: str, home: str) -> Answer:
         """Send a login request, with an authorization that is known already."""
 
+        async def known() -> str:
+            return authorization
+
         async def once(request: Request) -> Answer:
-            answer = await self._once(request, authorization, LARGEST_ERROR_BYTES, home)
-            if answer is None:
-                raise ValueError("a login request has no login that could end")
-            return answer
+            return await self._once(request, LARGEST_ERROR_BYTES, known, home)
 
         return await self._retrying.send(request, once)
 
     async def _once_logged_in(self, request: Request, most: int) -> tuple[Answer, str]:
         """One request, and the authorization that it went out with: one that lives when its turn has come."""
-        while True:
-            authorization = await self.login.authorization()
-            if (answer := await self._once(request, authorization, most)) is not None:
-                return answer, authorization
+        used = ""
 
-    async def _once(self, request: Request, authorization: str, most: int, home: str = "") -> Answer | None:
+        async def current() -> str:
+            nonlocal used
+            used = await self.login.authorization()
+            return used
+
+        return await self._once(request, most, current), used
+
+    async def _once(
+        self, request: Request, most: int, authorize: Callable[[], Awaitable[str]], home: str = ""
+    ) -> Answer:
         """One request, at the host's pace; without a connection, as many as it takes for the run to give up.
 
-        None, with nothing sent: its authorization ended while it waited. (`home` marks a login request, without one.)
+        `home` marks a login request. Those who hold the places in flight may wait for it, so it needs none.
         """
         first_at: float | None = None
+        enter = self._pace.visit_for_others if home else self._pace.visit
         while True:
-            async with self._pace.visit(request.size, kind_of(request.method, request.url)) as visit:
-                if not home and not self.login.is_current(authorization):
-                    return None
+            async with enter(request.size, kind_of(request.method, request.url)) as visit:
+                authorization = await authorize()
                 self._requests += 1
                 begun = self.timing.monotonic()
                 first_at = begun if first_at is None else first_at

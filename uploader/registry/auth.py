@@ -83,12 +83,6 @@ class Authorizer:
             held = self._held
         return f"Bearer {held.value}" if held else ""
 
-    def is_current(self, authorization: str) -> bool:
-        """Whether a request may still be begun with it: it may have waited for its turn for longer than tokens live."""
-        held = self._held
-        due = held is not None and authorization == f"Bearer {held.value}" and self._clock() >= held.renew_at
-        return not due and authorization == self._current()
-
     def accepted(self, used: str) -> None:
         """A request that carried `used` was let in: a later refusal is about that one request, not about the login."""
         self._worked = self._worked or bool(used)

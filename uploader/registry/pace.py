@@ -68,6 +68,10 @@ class PaceRules:
         self._board.change(now, take)
         return max(0.0, *waits)
 
+    def held_for(self, now: float) -> float:
+        """How long the host still wants to be left alone."""
+        return max(0.0, self._board.read(now).held_until - now)
+
     def is_void(self, reserved_at: float, now: float) -> bool:
         """Whether a time that was taken then counts no more: the host wants to be left alone."""
         return self._board.read(now).held_at > reserved_at
@@ -202,6 +206,17 @@ class Pace:
             self._inside -= 1
             self._large_inside -= large
             self._wake()
+
+    @asynccontextmanager
+    async def visit_for_others(self, size: int, kind: RequestKind = "read") -> AsyncIterator[Visit]:
+        """For a login, which those wait for who hold the places: it counts, and only waits where the host said so."""
+        del size
+        while (wait := self.rules.held_for(self._clock())) > 0:
+            await self._sleep(wait)
+        self.rules.reserve(self._clock(), kind)
+        visit = Visit(self._clock(), kind)
+        yield visit
+        self._learn(visit)
 
     def _clock(self) -> float:
         return self._began + self._monotonic()
