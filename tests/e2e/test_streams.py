@@ -60,6 +60,23 @@ async def test_an_interrupted_push_whose_reader_is_gone_still_reports(command: C
         assert registry.repository("cache").sessions == {}
 
 
+async def test_a_soft_limit_of_open_files_does_not_bound_a_push(command: Command) -> None:
+    graph = write_packages(command.home / "graph", {f"p{number}": [] for number in range(40)})
+    release = anyio.Event()
+    async with FakeRegistry(faults=[Fault(on="put-blob", then=Hold(release), times=None)]) as registry:
+        line = f"push {graph} --to {registry.destination('cache')} --jobs 40 --report report.json"
+        async with anyio.create_task_group() as group:
+
+            async def let_go() -> None:
+                await registry.wait_started("put-blob", 16)
+                release.set()
+
+            group.start_soon(let_go)
+            run = shlex.join(command.line(*line.split()))
+            ended = await command.run_line(["sh", "-c", f"ulimit -S -n 20; exec {run}"])
+        assert (ended.status, command.report["totals"]["pushed"]) == (0, 40)
+
+
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"])
 async def test_a_report_that_standard_output_does_not_take_is_a_failure(command: Command, redirected: str) -> None:
     graph = write_packages(command.home / "graph", {"a": []})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
@@ -30,11 +32,19 @@ def run(work: Callable[[anyio.Event], Awaitable[_T]], *, tell: Callable[[str], o
 
     `tell` gets to say that a signal came. Returns the result, and the signal if there was one.
     """
+    _allow_open_files()
     try:
         return anyio.run(_run, work, tell)
     except StoppedError as error:
         print(f"uploader: {error}", file=sys.stderr, flush=True)
         os._exit(128 + error.signal_number)  # a thread may still hang in a read that nothing ends
+
+
+def _allow_open_files() -> None:
+    """As many as we may have at all: the usual 1,024 are for programs that use `select`, and --jobs may need more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _run(work: Callable[[anyio.Event], Awaitable[_T]], tell: Callable[[str], object]) -> tuple[_T, int | None]:
