@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+SETTINGS = {"Env": ["BASE=1"], "Cmd": ["/bin/sh"]}
 
 
 def add_image(
@@ -36,6 +37,7 @@ def add_image(
     layers: Sequence[str] = ("floor",),
     contents: Sequence[bytes] = (),
     docker: bool = False,
+    settings: object = SETTINGS,
 ) -> str:
     """An image for linux/amd64, of plain tars, or of any `contents`; gives its digest."""
     kind = "vnd.docker.container.image" if docker else "vnd.oci.image.config"
@@ -44,7 +46,7 @@ def add_image(
     config: dict[str, Any] = {
         "os": "linux",
         "architecture": "amd64",
-        "config": {"Env": ["BASE=1"], "Cmd": ["/bin/sh"]},
+        "config": settings,
         "rootfs": {"type": "layers", "diff_ids": digests},
         "history": [{"created_by": layer} for layer, _ in zip(layers, digests, strict=False)],
     }
@@ -185,6 +187,30 @@ async def test_what_cannot_be_a_base_is_said_before_anything_is_sent(tmp_path: P
             with pytest.raises(InputError, match=complaint):
                 await push(registry, graph, f"{registry.destination('base')}:{tag}")
         assert registry.requests_of("open", "mount", "put-manifest") == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "settings",
+    [[1], "x", 1, {"Env": "PATH=x"}, {"Env": [1]}, {"Env": {"PATH": "x"}}, {"Labels": [1]}, {"Labels": "x"}],
+)
+async def test_a_base_whose_settings_make_no_sense_is_refused(tmp_path: Path, settings: object) -> None:
+    graph = write_packages(tmp_path, {"app": []})
+    async with FakeRegistry() as registry:
+        add_image(registry.repository("base"), "1", settings=settings)
+        with pytest.raises(InputError, match="its config is not the config of an image"):
+            await push(registry, graph, f"{registry.destination('base')}:1")
+        assert registry.requests_of("open", "mount", "put-manifest") == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("settings", [None, {}, {"Env": None, "Labels": None}])
+async def test_a_base_may_have_no_settings(tmp_path: Path, settings: object) -> None:
+    graph = write_packages(tmp_path, {"app": []})
+    async with FakeRegistry() as registry:
+        add_image(registry.repository("base"), "1", settings=settings)
+        report = await push(registry, graph, f"{registry.destination('base')}:1")
+        assert (report.totals.pushed, report.error) == (1, None)
 
 
 @pytest.mark.asyncio

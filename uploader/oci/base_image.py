@@ -85,6 +85,7 @@ def base_image(manifest: Manifest, config: bytes, platform: Platform, name: str)
         document = json.loads(config)
         diff_ids = [Digest.parse(str(entry)) for entry in document["rootfs"]["diff_ids"]]
         found = (str(document.get("os", "")), str(document.get("architecture", "")))
+        _check_settings(document.get("config") or {})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError) as error:
         raise InputError(f"base image {name}: its config is not the config of an image") from error
     if len(diff_ids) != len(manifest.layers):
@@ -94,6 +95,15 @@ def base_image(manifest: Manifest, config: bytes, platform: Platform, name: str)
     layers = tuple(Layer(layer, diff_id) for layer, diff_id in zip(manifest.layers, diff_ids, strict=True))
     image_format = DOCKER_FORMAT if manifest.media_type == DOCKER_MANIFEST else OCI_FORMAT
     return BaseImage(image_format, layers, json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """What is read and extended later; raises TypeError or AttributeError (image-spec, config.md, "config")."""
+    variables, labels = settings.get("Env") or [], settings.get("Labels") or {}
+    if not isinstance(variables, list) or not all(isinstance(entry, str) for entry in variables):
+        raise TypeError("Env is a list of text")
+    if not isinstance(labels, dict):
+        raise TypeError("Labels are an object")
 
 
 def _platform_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
