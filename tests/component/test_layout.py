@@ -377,6 +377,15 @@ async def test_a_broken_index_is_not_an_empty_one(tmp_path: Path, index: str) ->
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("size", ["1e999", "NaN", "-5", "true", "null", '"12"', "1.5", "[]"])
+async def test_an_index_with_a_size_that_is_no_whole_number_is_broken(tmp_path: Path, size: str) -> None:
+    entry = f'"mediaType": "{OCI_MANIFEST}", "digest": "sha256:{"a" * 64}", "size": {size}'
+    a_layout(tmp_path, f'{{"manifests": [{{{entry}, "annotations": {{"{REF_NAME}": "zlib"}}}}]}}')
+    with pytest.raises(UnusableError, match=r"the entry of tag 'zlib' is no descriptor"):
+        await push(tmp_path, "zlib")
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("name", ["index.json", "oci-layout"])
 async def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
     fifo = a_layout(tmp_path) / name

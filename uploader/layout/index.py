@@ -46,11 +46,17 @@ def tags_in(document: Mapping[str, Any], path: Path) -> dict[Tag, Descriptor]:
         with suppress(InputError):
             tag = parse_tag(_ref_name(entry) or "")
             try:
-                found = Descriptor(str(entry["mediaType"]), Digest.parse(entry["digest"]), int(entry["size"]))
+                found = Descriptor(str(entry["mediaType"]), Digest.parse(entry["digest"]), _size(entry["size"]))
             except (LookupError, TypeError, ValueError, InputError) as error:
                 raise UnusableError(f"{path} is broken: the entry of tag {tag!r} is no descriptor") from error
             tags.setdefault(tag, found)
     return tags
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a size is a whole number")
+    return value
 
 
 def with_tags(entries: list[Any], new: Mapping[Tag, Descriptor]) -> list[Any]:
