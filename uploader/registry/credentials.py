@@ -119,7 +119,9 @@ def _from_entry(path: Path, name: str, entry: dict[str, Any]) -> Credentials | N
         decoded = base64.b64decode(str(entry.get("auth") or ""), validate=True).decode().rstrip("\0")
     except ValueError:  # its text would show the login
         raise InputError(f"the login for {name} in {path} is not base64: log in again") from None
-    user, _, password = decoded.partition(":")
+    user, colon, password = decoded.partition(":")
+    if decoded and not colon:  # Docker takes it for broken, too; as a user's name it would be shown
+        raise InputError(f"the login for {name} in {path} has no colon between user and password: log in again")
     user = user or str(entry.get("username") or "")
     password = password or str(entry.get("password") or "")
     if isinstance(token, str) and token:

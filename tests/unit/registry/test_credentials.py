@@ -119,6 +119,15 @@ async def test_a_login_that_is_no_base64_is_an_error_that_does_not_show_it(tmp_p
     assert auth not in "".join(traceback.format_exception(caught.value))
 
 
+async def test_a_bare_token_is_no_login_and_is_not_taken_for_a_users_name(tmp_path: Path) -> None:
+    auth = base64.b64encode(SECRET.encode()).decode()
+    with pytest.raises(InputError, match="no colon between user and password: log in again") as caught:
+        await find(docker(tmp_path, {"auths": {HOST: {"auth": auth}}}))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert auth not in shown
+
+
 @pytest.mark.parametrize("text", ['{"hidden": ', "hidden", "[" * 100_000, " " * (1024 * 1024 + 1) + "{}"])
 async def test_a_file_that_is_no_json_is_an_error_that_does_not_show_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="are not JSON") as caught:
