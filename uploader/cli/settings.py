@@ -194,6 +194,12 @@ def flatten(lists: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
 
 
 def default_state() -> Path:
-    """Where the local record lies: $XDG_STATE_HOME/uploader/record.db."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    """Where the local record lies: $XDG_STATE_HOME/uploader/record.db; raises InputError where nothing says where."""
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    except RuntimeError:  # a container may run as a user that no passwd knows
+        raise InputError(
+            "nothing says where the local record lies, since this user has no home: give --state (PATH or none), "
+            "or set XDG_STATE_HOME or HOME"
+        ) from None
     return Path(home) / "uploader" / "record.db"
