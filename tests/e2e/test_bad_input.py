@@ -78,6 +78,7 @@ async def test_bad_usage_is_exit_2(command: Command) -> None:
         ["push", "graph.json", "--to", "oci-layout:x", "--level", "99"],
         ["push", "graph.json", "--to", "oci-layout:x", "--temp-dir", "gone"],
         ["push", "graph.json", "--to", "oci-layout:x", "--limit-requests", "60/d"],
+        ["push", "graph.json", "--to", "oci-layout:x", "--limit-rate", "9" * 400],
     ):
         assert (await command.run(*arguments)).status == 2
     assert (await command.run("config", "check", UPLOADER_LIMIT_REQUESTS="sixty")).status == 2

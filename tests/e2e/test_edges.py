@@ -90,6 +90,14 @@ async def test_a_blob_that_is_gone_from_a_layout_is_written_again(command: Comma
         ("jobs = [1]", "jobs"),
         ('strict = "yes"', "strict is 'yes': expected true or false"),
         ("source_date_epoch = 1979-05-27", "source_date_epoch"),
+        ("source_date_epoch = inf", "source_date_epoch is inf"),
+        ("jobs = inf", "jobs is inf"),
+        ("jobs = 3.7", "jobs is 3.7"),
+        ("report = 5", "report is 5: expected path"),
+        ('temp_dir = "\\u0000"', "temp_dir holds a null character"),
+        ('select = ["\\u0000"]', "select holds a null character"),
+        (f"limit_rate = {10**30}", "more than 1 EiB"),
+        (f"jobs = {'9' * 5000}", "is not TOML"),
     ],
 )
 async def test_a_setting_of_the_wrong_type_names_the_file_and_the_key(command: Command, line: str, said: str) -> None:
@@ -98,6 +106,34 @@ async def test_a_setting_of_the_wrong_type_names_the_file_and_the_key(command: C
         ended = await command.run(*arguments, "--config", "c.toml")
         assert (ended.status, ended.stderr.count("\n")) == (2, 1)
         assert ended.stderr.startswith("uploader: the configuration c.toml")
+        assert said in ended.stderr
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("line", ["jobs = inf", "jobs = 3.7", "report = 5", 'temp_dir = "\\u0000"'])
+async def test_a_setting_of_the_wrong_type_is_refused_by_other_commands_too(command: Command, line: str) -> None:
+    (command.home / "c.toml").write_text(line)
+    ended = await command.run("verify", "oci-layout:cache", "--config", "c.toml")
+    assert ended.status == 2
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('only = ""', "only is ''"),
+        ("limit_rate = 0", "limit_rate is 0"),
+        ("source_date_epoch = -1", "SOURCE_DATE_EPOCH is -1"),
+        ('base_image = "a//b"', "not a repository name"),
+    ],
+)
+async def test_what_a_push_refuses_is_not_in_order(command: Command, tmp_path: Path, line: str, said: str) -> None:
+    graph = write_graph(tmp_path / "graph", 2, seed=4, prefixes_share=0)
+    (command.home / "c.toml").write_text(line)
+    for arguments in (["push", graph, "--to", "oci-layout:cache"], ["config", "check"]):
+        ended = await command.run(*arguments, "--config", "c.toml")
+        assert (ended.status, ended.stdout) == (2, "")
         assert said in ended.stderr
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from uploader.cli.push import push
+from uploader.cli.push import as_push_options, push
 from uploader.cli.running import fail
 from uploader.cli.settings import NOT_IN_FILE, read_config, several_in
 from uploader.errors import UploaderError
@@ -56,12 +57,21 @@ def check(config: Path | None) -> None:
         if config is not None:
             read_config(config, set(_settings()))
         arguments = ["SOURCE", "--to", "oci-layout:folder", *(["--config", str(config)] if config else [])]
-        push.make_context("push", arguments)
+        _check_values(push.make_context("push", arguments).params)
     except click.ClickException as error:
         fail(_as_input_error(error))
     except UploaderError as error:
         fail(error)
     print("the settings are in order")
+
+
+def _check_values(given: dict[str, Any]) -> None:
+    """What a push would refuse before it opens anything; raises InputError."""
+    from uploader.model.reference import parse_image  # noqa: PLC0415
+
+    options = as_push_options({name: given[name] for name in given.keys() - {"sources", "to", "report", "progress"}})
+    if options.base_image is not None:
+        parse_image(options.base_image)
 
 
 def _as_input_error(error: click.ClickException) -> UploaderError:

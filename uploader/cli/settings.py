@@ -22,16 +22,34 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?)[bB]?(?:/s)?")
 _FACTOR = {"": 0, "k": 1, "m": 2, "g": 3}
+_MOST_BYTES = 1 << 60
 NOT_IN_FILE = frozenset({"sources", "to", "config", "help", "server"})
 
 
 class Setting(click.Option):
-    """An option whose variable may hold several values where it may be repeated; click would split at blanks or `:`."""
+    """An option that a variable and a file may set, too.
+
+    A variable may hold several values where the option may be repeated: click would split at blanks or `:`. A number
+    from a file may be none that the option can be: click would cut it, or end in a traceback.
+    """
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """As click's, but for those several values."""
         text = self.resolve_envvar_value(ctx) if self.multiple else None
         return super().value_from_envvar(ctx) if text is None else several_in(text)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """As click's, but for those numbers."""
+        if _is_odd(self, value):
+            raise click.BadParameter(f"{value!r} is not a valid {self.type.name}.", ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
+def _is_odd(option: click.Parameter, value: object) -> bool:
+    """Whether it is a fraction for a whole number, or a number for a path."""
+    if isinstance(option.type, click.Path):
+        return isinstance(value, (int, float))
+    return isinstance(value, float) and isinstance(option.type, click.types.IntParamType)
 
 
 def several_in(text: str) -> list[str]:
@@ -106,7 +124,7 @@ def _options(command: click.Command) -> dict[str, click.Parameter]:
 def _checked(path: Path, name: str, option: click.Parameter, value: object, context: click.Context) -> object:
     """The value, as the option takes it; raises InputError that names the file, which click would not."""
     is_flag = isinstance(option, click.Option) and option.is_flag
-    if isinstance(value, bool) != is_flag:
+    if isinstance(value, bool) != is_flag or _is_odd(option, value):
         wanted = "true or false" if is_flag else option.type.name
         raise InputError(f"the configuration {path}: {name} is {value!r}: expected {wanted}")
     try:
@@ -124,7 +142,7 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
             settings = tomllib.load(file)
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise InputError(f"the configuration {path} is not TOML: {error}") from error
     for name in settings:
         if name not in known:
@@ -136,6 +154,8 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
 
 def _plain(path: Path, name: str, value: object) -> object:
     """A setting as a flag would give it; a list is what a flag that may be repeated would give."""
+    if any("\0" in word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)):
+        raise InputError(f"the configuration {path}: {name} holds a null character, which nothing can be called")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         return value
     if not isinstance(value, (str, int, float, bool)):
@@ -181,11 +201,14 @@ class Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it; fails as click does."""
         if isinstance(value, int):
-            return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
+            size: float = value
+        elif match := _SIZE.fullmatch(str(value).strip()):
+            size = float(match[1]) * (1024 if match[3] else 1000) ** _FACTOR[match[2].lower()]
+        else:
             self.fail(f"{value!r} is not a number of bytes, such as 500000, 20M or 8MiB", param, ctx)
-        return int(float(match[1]) * (1024 if match[3] else 1000) ** _FACTOR[match[2].lower()])
+        if size > _MOST_BYTES:
+            self.fail(f"{str(value)[:40]!r} is more than 1 EiB", param, ctx)
+        return int(size)
 
 
 def flatten(lists: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
