@@ -142,6 +142,8 @@ def parse_image(text: str) -> ImageReference:
     name, colon, tag = rest.rpartition(":")
     if not colon or "/" in tag:
         name, tag = rest, "latest"
+    if not name:  # else docker.io/library would be the repository
+        raise InputError("the image has no name: write HOST/NAME:TAG or oci-layout:PATH:TAG")
     host = name.partition("/")[0]
     if "/" not in name or not (set(".:") & set(host) or host == "localhost"):
         name = f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"

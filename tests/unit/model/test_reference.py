@@ -13,6 +13,7 @@ from uploader.model.reference import (
     Registry,
     Repository,
     parse_destination,
+    parse_image,
     parse_tag,
     tag_from,
     with_short_hash,
@@ -85,6 +86,13 @@ def test_what_is_no_destination_is_refused_with_the_reason(text: str, said: str)
 def test_a_password_in_a_destination_is_refused_and_never_shown(scheme: str) -> None:
     with pytest.raises(InputError, match="docker login") as refusal:
         parse_destination(f"{scheme}user:hunter2@host/name")
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", ":1", "oci://", "oci://:hunter2@host/name", f"@sha256:{'a' * 64}"])
+def test_an_image_without_a_name_is_not_docker_hubs_library(text: str) -> None:
+    with pytest.raises(InputError, match="the image has no name") as refusal:
+        parse_image(text)
     assert "hunter2" not in str(refusal.value)
 
 
