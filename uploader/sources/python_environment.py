@@ -59,7 +59,10 @@ class PythonEnvironment:
     def load(self) -> Loaded:
         """Read the metadata of all distributions; raises InputError where there are none."""
         source = f"python:{self.prefix}"
-        prefix = "/" + os.path.abspath(self.prefix).lstrip("/")  # noqa: PTH100 (symbolic links stay)
+        try:
+            prefix = "/" + os.path.abspath(self.prefix).lstrip("/")  # noqa: PTH100 (symbolic links stay)
+        except FileNotFoundError:
+            raise InputError(f"{source}: the working folder is not there any more: give an absolute path") from None
         notes: list[str] = []
         found = _distributions(Path(prefix), source, notes, self.open_file)
         needs, circles = cut_circles({name: _needs(name, found) for name in found})

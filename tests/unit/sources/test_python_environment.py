@@ -277,6 +277,14 @@ def test_a_prefix_without_distributions_is_refused(tmp_path: Path, path: str) ->
         PythonEnvironment(tmp_path / path).load()
 
 
+def test_a_relative_prefix_in_a_folder_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="the working folder is not there any more"):
+        PythonEnvironment(Path(".venv")).load()
+
+
 def test_the_packages_of_a_real_environment_are_all_there() -> None:
     loaded = PythonEnvironment(Path(sys.prefix)).load()
     assert {"pydantic", "pytest", "packaging"} <= {package.name for package in loaded.packages}
