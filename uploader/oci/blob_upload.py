@@ -10,10 +10,10 @@ the registry takes down as it comes (distribution), then an empty PUT. A broken 
 goes on from the offset that the registry confirms. Where nothing of a broken PATCH was kept (a proxy held it back),
 pieces follow. Where PATCH is refused, the blob is sent whole.
 
-A PUT that ended unclearly (no answer, 5xx, 404 for a session that just took the body) is settled by HEAD: there, or
-not there and begun anew. A registry may still be at it, so one that had every byte is asked more than once before
-anything is sent again. It is given up after some tries that brought it no further than it had been before. The digest
-is sent only with, or after, the last byte.
+A PUT that ended unclearly (no answer, 5xx, 404 for a session that just took the body, 200 or 202 instead of 201) is
+settled by HEAD: there, or not there and begun anew. A registry may still be at it, so one that had every byte is asked
+more than once before anything is sent again. It is given up after some tries that brought it no further than it had
+been before. The digest is sent only with, or after, the last byte.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MOVED_BYTES: Final = MIB
 """A connection that carried so much was no dead one: the wait before the next one is a first wait again."""
 _ASKS: Final = ((64 * MIB, 6), (MIB, 3), (-1, 1))
 """By size: how often more than once to ask for a blob whose end is not known. Closing 700 MB took GHCR 5 to 11 s."""
-_UNCLEAR: Final = frozenset({404, 408, 416, 502, 504, 520, 522, 524})
+_UNCLEAR: Final = frozenset({200, 202, 404, 408, 416, 502, 504, 520, 522, 524})
 """Answers to a whole request that may be a proxy's, or about a session that has just become a blob."""
 _NO_STREAMS: Final = frozenset({400, 405, 411, 415, 416, 501})
 _RANGE: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
@@ -230,13 +230,13 @@ class BlobUpload:
         return self._next_piece()
 
     def _after_put(self, answer: Answer) -> Step:
+        if isinstance(answer, Response) and answer.status in {201, 204}:
+            return self._end("uploaded")
         self._note_trouble(answer)
         match answer:
-            case Response(status=201 | 204):
-                return self._end("uploaded")
             case Response(status=413) if self._shrink():
                 return self._again()
-            case Response(status=404 | 416) | Lost():
+            case Response(status=200 | 202 | 404 | 416) | Lost():
                 return self._settle(answer)
             case Response(status=400) if not self._doubted and "DIGEST_INVALID" in _codes(answer, self._profile):
                 self._doubted = True  # damaged on the way, or really another content: one more try tells
@@ -267,12 +267,12 @@ class BlobUpload:
                 raise self._error(answer)
 
     def _after_chunk(self, answer: Answer) -> Step:
+        if isinstance(answer, Response) and answer.status in {201, 202, 204}:
+            self._advance(self._offset + self._sent())
+            self._move(answer)
+            return self._next_piece()
         self._note_trouble(answer)
         match answer:
-            case Response(status=201 | 202 | 204):
-                self._advance(self._offset + self._sent())
-                self._move(answer)
-                return self._next_piece()
             case Response(status=413) if self._shrink():
                 return self._go_on() if self._offset else self._again()
             case Response(status=status) if status in _NO_STREAMS and self._streams and not self._offset:
@@ -385,7 +385,7 @@ class BlobUpload:
         return True
 
     def _note_trouble(self, answer: Answer) -> None:
-        if self._request is not None and not (isinstance(answer, Response) and answer.status < 300):
+        if self._request is not None:
             self._trouble = (self._request, answer)
 
     def _broken_size(self) -> int:

@@ -128,9 +128,7 @@ class TestWhole:
 
 
 class TestUnclear:
-    @pytest.mark.parametrize(
-        "answer", [Lost("reset"), Response(404), Response(416), Response(408), Response(500), Response(520)]
-    )
+    @pytest.mark.parametrize("answer", [Lost("reset"), *map(Response, (200, 202, 404, 408, 416, 500, 520))])
     def test_it_is_settled_by_asking(self, answer: Answer) -> None:
         steps = walk(an_upload(), OPENED, answer, Response(200))
         assert told(steps) == ["POST", "PUT 0+10", "HEAD", "uploaded"]
@@ -154,6 +152,16 @@ class TestUnclear:
         ) as caught:
             walk(upload, *broken * TRIES)
         assert (caught.value.kind, caught.value.attempts) == ("network", TRIES)
+
+    @pytest.mark.parametrize("status", [200, 202])
+    def test_a_success_that_is_none_is_asked_after_more_than_once_and_tried_again(self, status: int) -> None:
+        taken: list[Answer] = [OPENED, Response(status), ABSENT, ABSENT, ABSENT, ABSENT]
+        steps = told(walk(an_upload(size=MIB + 1), *taken))
+        assert [step.split(" ")[0] for step in steps] == ["POST", "PUT", *["HEAD"] * 4, "POST"]
+        upload = an_upload(size=MIB + 1)
+        with pytest.raises(RegistryError, match=f"answered {status}") as caught:
+            walk(upload, *taken * TRIES)
+        assert caught.value.attempts == TRIES
 
     def test_a_wrong_digest_is_tried_once_more(self) -> None:
         wrong = refused(400, "DIGEST_INVALID")
