@@ -31,6 +31,7 @@ Kind = Literal["directory", "file", "symlink", "hardlink"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _LONGEST_SHOWN = 400
+_WHITEOUT = ".wh."
 _HINTS = {
     errno.ENOENT: "it is missing, or vanished meanwhile",
     errno.EACCES: "permission denied; run as a user who may read it",
@@ -156,6 +157,8 @@ def estimate(tree: Tree, cancelled: IsCancelled = never) -> int:
 def name_of(tree: Tree) -> str:
     """`tree.at` as a name in a tar: `opt/software/zlib`; empty for the root of the image."""
     parts = [part for part in tree.at.split("/") if part not in {"", "."}]
+    if any(part.startswith(_WHITEOUT) for part in parts):
+        raise _whiteout(repr(tree.at))
     if ".." in parts or not _can_be_a_name(tree.at):
         raise SourceError(
             f"pack {str(tree.root)!r} at {tree.at!r}: not a path inside an image; give an absolute path without '..'",
@@ -182,6 +185,15 @@ def unreadable(path: bytes, error: OSError) -> SourceError:
     code = error.errno or 0
     reason = _HINTS.get(code) or os.strerror(code)
     return SourceError(f"read {_shown(path)}: {reason}")
+
+
+def _whiteout(shown: str) -> SourceError:
+    """The error for a name that no file of an image can have (image-spec, layer.md, "Whiteouts")."""
+    return SourceError(
+        f"pack {shown}: no file in an image can have a name that begins with {_WHITEOUT}: whoever unpacks the layer "
+        "would delete what the rest of the name says, from the layers below",
+        stage="pack",
+    )
 
 
 def _shown(path: bytes) -> str:
@@ -234,6 +246,9 @@ def _sorted_children(
         raise unreadable(_culprit(folder, error), error) from error
     leaves.sort()
     folders.sort()
+    for found in (*leaves, *folders):
+        if found.name.startswith(_WHITEOUT):
+            raise _whiteout(_shown(native(folder, found.name)))
     return leaves, folders
 
 

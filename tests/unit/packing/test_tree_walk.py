@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,26 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(os.fsdecode(b"to-\xff"))
     found = [(entry.path, entry.target) for entry in entries(Tree(tmp_path, "/p"))]
     assert found == [("", ""), ("latin-\udcfc", ""), ("link", "to-\udcff")]
+
+
+@pytest.mark.parametrize("name", [".wh.conf", "etc/.wh..wh..opq", ".wh.d/file"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_name_that_would_hide_a_file_of_another_layer_is_refused(tmp_path: Path, name: str, *, listed: bool) -> None:
+    tree = Tree(make(tmp_path, name, "other"), "/p", (name,) if listed else None)
+    for walk in (fingerprint, partial(pack, codec=find_codec("none"), out=io.BytesIO())):
+        with pytest.raises(SourceError, match=r"/\.wh\.[^ ]*': no file in an image can have a name") as caught:
+            walk(tree)
+        assert caught.value.stage == "pack"
+
+
+def test_a_place_that_would_hide_a_folder_of_another_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"'/opt/\.wh\.zlib': no file in an image can have a name"):
+        folders_above(Tree(tmp_path, "/opt/.wh.zlib"))
+
+
+def test_names_that_only_look_like_whiteouts_are_kept(tmp_path: Path) -> None:
+    make(tmp_path, ".wh", ".white", "a.wh.b")
+    assert names(tmp_path) == ["p", "p/.wh", "p/.white", "p/a.wh.b"]
 
 
 def test_a_listing_takes_its_files_and_the_folders_that_lead_to_them(tmp_path: Path) -> None:
