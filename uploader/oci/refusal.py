@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -99,7 +100,7 @@ def _retry_after(response: Response, said: str, now: float) -> float | None:
             seconds = _seconds_until(value, response, now)
     elif response.status == 429 and (match := _GHCR_HINT.search(said)):
         seconds = sum(float(number) * _UNIT_SECONDS[unit.lower()] for number, unit in _DURATION.findall(match[1]))
-    if seconds is None or seconds != seconds:  # noqa: PLR0124  (NaN)
+    if seconds is None or not math.isfinite(seconds):
         return None
     return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
 
