@@ -106,6 +106,16 @@ class TestProxies:
                 await client.is_empty()
         assert SECRET not in "".join(traceback.format_exception(caught.value))
 
+    @pytest.mark.parametrize("place", ["proxy.test:99999", "proxy.test:port", "proxy.test:0", ":80", "[::1"])
+    async def test_a_proxy_without_an_address_is_refused_at_once_without_its_login(
+        self, proxies: pytest.MonkeyPatch, place: str
+    ) -> None:
+        proxies.setenv("https_proxy", f"http://user:{SECRET}@{place}")
+        async with a_client(Registry("https", "registry.test")) as client:
+            with pytest.raises(UnusableError, match=r"the proxy for https .* set HTTPS_PROXY to") as caught:
+                await client.is_empty()
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
 
 class Loopback(AbstractResolver):
     """Every name is this machine's, save `inside.test`."""

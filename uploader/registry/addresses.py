@@ -41,18 +41,36 @@ def is_web_address(url: str) -> bool:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name; never a login from a netrc file."""
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name; never a login from a netrc file.
+
+    Raises UnusableError, without the login, for one that cannot be used.
+    """
     parts = urlsplit(url)
     proxies = getproxies()
     if not proxies or _is_this_machine(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy.startswith(("http://", "https://")):
+    if not proxy:
+        return None
+    if not proxy.startswith(("http://", "https://")):
         if "://" in proxy:
             scheme = proxy.partition("://")[0]
             raise UnusableError(f"the proxy for {parts.scheme} is {scheme[:20]}://…, of which only http:// is known")
-        return f"http://{proxy}"
+        proxy = f"http://{proxy}"
+    if not _has_host_and_port(proxy):
+        raise UnusableError(
+            f"the proxy for {parts.scheme} has no host, or a port that is none: set {parts.scheme.upper()}_PROXY to "
+            "http://HOST:PORT (in a login, write other characters than letters and digits as %XX)"
+        )
     return proxy
+
+
+def _has_host_and_port(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_this_machine(host: str) -> bool:
