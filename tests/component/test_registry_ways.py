@@ -255,3 +255,13 @@ class TestCertificates:
                 async with a_client(registry, certificates=certificates):
                     pass
             assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_location_of_the_host_that_we_were_sent_on_to_is_there() -> None:
+    async with FakeRegistry() as other, FakeRegistry() as registry:
+        headers = {"location": f"{other.url}/v2/{NAME}/blobs/uploads/"}
+        registry.inject(Fault(on="open", then=Answer(307, headers=headers)))
+        async with a_client(registry) as client:
+            assert await push(client) == "uploaded"
+        assert [request.kind for request in other.requests] == ["open", "put-blob"]
+        assert [request.kind for request in registry.requests] == ["open"]

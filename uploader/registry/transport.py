@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -108,7 +109,7 @@ class Transport:
         a certificate is not trusted.
         """
         home = home or self.origin
-        url = self._resolve(request, self.origin, request.url)
+        url = asked = self._resolve(request, self.origin, request.url)
         for _ in range(_REDIRECTS):
             headers = dict(request.headers)
             if authorization and is_at(url, home):
@@ -117,8 +118,10 @@ class Transport:
                 answer = await self._once(request, url, headers, most)
             else:
                 answer = replace(await self._elsewhere(request, url, headers, most), elsewhere=True)
-            if not isinstance(answer, Response) or not _redirects(request, answer):
+            if not isinstance(answer, Response):
                 return answer
+            if not _redirects(request, answer):
+                return answer if url == asked else _located(answer, url)
             location = self._resolve(request, url, answer.header("location"))
             if request.secret and origin_of(location) != home:
                 return answer
@@ -290,6 +293,14 @@ def _redirects(request: Request, answer: Response) -> bool:
     if answer.status not in _REDIRECT_STATUS or not answer.header("location"):
         return False
     return request.method in {"GET", "HEAD"} or answer.status in {307, 308}
+
+
+def _located(answer: Response, url: str) -> Response:
+    """The answer with a Location that is absolute: whoever asked knows no other base for it than the first URL."""
+    if location := answer.header("location"):
+        with suppress(ValueError):  # no address: that is said where it is needed
+            return replace(answer, headers={**answer.headers, "location": urljoin(url, location)})
+    return answer
 
 
 def _headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
