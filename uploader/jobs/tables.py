@@ -21,6 +21,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     delete,
     insert,
     inspect,
@@ -33,7 +34,21 @@ from uploader.errors import JobStoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Dialect
+
+
+class FreeText(TypeDecorator[str]):
+    """Text that may hold what no engine can keep, which is spelled out: halves of characters, as of a file's name that
+    is no Unicode, and NUL.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """What is kept."""
+        return None if value is None else value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
 
 metadata: Final = MetaData()
 
@@ -57,8 +72,8 @@ jobs: Final = Table(
     Column("finished", Double),
     Column("run_at", Double, nullable=False),
     Column("waits_since", Double, nullable=False),  # a clock that shows less was put back: the wait is over
-    Column("progress", Text),
-    Column("error", Text),
+    Column("progress", FreeText),
+    Column("error", FreeText),
 )
 Index("uploader_jobs_live", jobs.c.key, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
 READY: Final = text("state = 'ready'")
@@ -79,12 +94,12 @@ leases: Final = Table(
     metadata,
     Column("job", Text, primary_key=True),
     Column("token", Text, nullable=False, unique=True),
-    Column("worker", Text, nullable=False),
+    Column("worker", FreeText, nullable=False),
     Column("ttl", Double, nullable=False),
     Column("beat", Integer, nullable=False),  # the sign of life
     Column("settled", Boolean, nullable=False),
-    Column("progress", Text),
-    Column("cancel", Text),  # the reason, once somebody asked for it
+    Column("progress", FreeText),
+    Column("cancel", FreeText),  # the reason, once somebody asked for it
     postgresql_with={"fillfactor": 70},  # room for heartbeats beside the row that they replace
 )
 
@@ -94,11 +109,11 @@ attempts: Final = Table(
     Column("job", Text, primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("token", Text, nullable=False),
-    Column("worker", Text, nullable=False),
+    Column("worker", FreeText, nullable=False),
     Column("started", Double, nullable=False),
     Column("ended", Double),
     Column("outcome", Text),
-    Column("error", Text),
+    Column("error", FreeText),
 )
 
 reports: Final = Table(
@@ -115,7 +130,7 @@ events: Final = Table(
     Column("job", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", FreeText, nullable=False),
     sqlite_autoincrement=True,  # else the number of the last event is given again when that one is dropped
 )
 Index("uploader_events_of_job", events.c.job, events.c.seq)
@@ -124,8 +139,8 @@ workers: Final = Table(
     "uploader_workers",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("host", Text, nullable=False),
+    Column("name", FreeText, nullable=False),
+    Column("host", FreeText, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("machine", Text, nullable=False),
     Column("started", Double, nullable=False),

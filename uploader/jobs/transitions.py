@@ -9,14 +9,14 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sqlalchemy import Boolean, Double, Integer, Text, bindparam, delete, func, insert, or_, select, text, update
+from sqlalchemy import Boolean, Double, Integer, bindparam, delete, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from uploader.errors import JobStoreError, KeyTakenError
 from uploader.jobs.base import FINAL, SUSPECT_LOSSES, JobId, Lease, Submitted, Token
 from uploader.jobs.machine import Ending, Lost, Next, Standing, after, may_have_led_to
-from uploader.jobs.tables import LIVE, READY, attempts, jobs, leases, messages, reports
+from uploader.jobs.tables import LIVE, READY, FreeText, attempts, jobs, leases, messages, reports
 from uploader.jobs.views import JOB_COLUMNS, due, job_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _BEAT: Final = (
     .values(
         beat=leases.c.beat + 1,
         ttl=bindparam("new_ttl"),
-        progress=func.coalesce(bindparam("new_progress", type_=Text), leases.c.progress),
+        progress=func.coalesce(bindparam("new_progress", type_=FreeText), leases.c.progress),
         settled=or_(leases.c.settled, bindparam("new_settled", type_=Boolean)),
     )
 )

@@ -508,3 +508,20 @@ async def test_check_passes_on_a_store_that_works(place: Place) -> None:
         await store.check()
         await store.check()
         assert await kinds(store) == []
+
+
+async def test_text_that_no_engine_can_keep_is_spelled_out(place: Place) -> None:
+    """The name of a file may be no Unicode, and an error says it: that must not keep the job from ending."""
+    odd, spelled = "no \udcff\0", "no \\udcff\\0"
+    async with place.open() as store:
+        one, two = [await submitted(store, payload) for payload in (b"1", b"2")]
+        lease = await leased(store)
+        assert await store.renew([Heartbeat(lease, odd)]) == ["held"]
+        assert await store.fail(lease, odd, retry_in=None, progress=f"{odd}!") == "failed"
+        found = await store.get(lease.job.id)
+        assert found is not None
+        assert (found.error, found.progress) == (spelled, f"{spelled}!")
+        (rest,) = {one, two} - {lease.job.id}
+        await leased(store)
+        assert await store.cancel(rest, odd) == "requested"
+        assert spelled in [event.detail for event in await store.events(lease.job.id)]
