@@ -16,8 +16,13 @@ Stage = Literal["read", "pack", "blob", "manifest"]
 Kind = Literal["auth", "quota", "network", "registry", "source"]
 
 
-FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""These pass when somebody makes room: kind `quota`."""
+SHORT: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The machine is short of something, which passes: kind `quota`. The first two are a full disk."""
+
+
+def kind_of(error: OSError) -> Kind:
+    """Of an error in reading a source, or in working on it."""
+    return "quota" if error.errno in SHORT else "source"
 
 
 class UploaderError(Exception):

@@ -34,7 +34,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from uploader.errors import (
-    FULL_DISK,
+    SHORT,
     AbsentError,
     InputError,
     Kind,
@@ -388,7 +388,7 @@ def _explained(what: str, *, whole: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind: Kind = "quota" if error.errno in FULL_DISK else "auth" if error.errno in _DENIED else "registry"
+        kind: Kind = "quota" if error.errno in SHORT else "auth" if error.errno in _DENIED else "registry"
         advice = {"quota": "; make room there and push again", "auth": "; check owner and mode"}.get(kind, "")
         message = f"{what}: {error.strerror or error}{advice}"
         raise (UnusableError(message) if whole else RegistryError(message, kind=kind)) from error

@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from uploader.errors import FULL_DISK, SourceError
+from uploader.errors import SourceError, kind_of
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
 from uploader.packing import tarball
@@ -191,5 +191,5 @@ def _unwritable(error: OSError) -> SourceError:
         f"write the packed layer: {os.strerror(error.errno or 0)}; free space, or choose another folder for "
         "temporary files",
         stage="pack",
-        kind="quota" if error.errno in FULL_DISK else "source",
+        kind=kind_of(error),
     )

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from uploader.errors import SourceError
+from uploader.errors import SourceError, kind_of
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
 from uploader.oci.media_types import LAYER_TYPE, Compression
@@ -187,5 +187,6 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _unreadable(name: str, error: OSError | ValueError) -> SourceError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return SourceError(f"read {name!r}: {reason}")
+    if isinstance(error, OSError):
+        return SourceError(f"read {name!r}: {error.strerror}", kind=kind_of(error))
+    return SourceError(f"read {name!r}: {error}")

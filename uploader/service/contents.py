@@ -16,7 +16,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from uploader.errors import FULL_DISK, SourceError
+from uploader.errors import SourceError, kind_of
 from uploader.model.package import Blob, Package, Tree
 from uploader.packing.cancelling import Cancelled
 from uploader.packing.pack import pack
@@ -172,7 +172,7 @@ class Contents:
             raise SourceError(
                 f"make a temporary file{where}: {error.strerror}; choose another folder with --temp-dir",
                 stage="pack",
-                kind="quota" if error.errno in FULL_DISK else "source",
+                kind=kind_of(error),
             ) from error
 
     @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from uploader.errors import InputError
+from uploader.errors import SHORT, InputError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.package import Blob, Content, Package, PackageId, Platform, Tree
 from uploader.model.reference import Tag, parse_tag, tag_from
@@ -57,7 +57,8 @@ class GraphFile:
         except OSError as error:
             is_folder = isinstance(error, IsADirectoryError)
             hint = "; for a folder write python:PREFIX or spack:ROOT" if is_folder else ""
-            raise InputError(f"read graph file {name}: {error.strerror or error}{hint}") from error
+            said = f"read graph file {name}: {error.strerror or error}{hint}"
+            raise (UnusableError(said) if error.errno in SHORT else InputError(said)) from error
 
     def read(self, stream: BinaryIO, name: str, folder: Path) -> Loaded:
         """Read it from `stream`; `name` is for messages, relative paths are relative to `folder`."""
