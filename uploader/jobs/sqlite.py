@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 100
 _LOG_BYTES: Final = 64 * 1024 * 1024
-_NOT_A_DATABASE: Final = "restore it from a backup; nothing was changed"
+_NOT_A_DATABASE: Final = "restore it from a backup, and remove the -wal and -shm files beside it; nothing was changed"
 _PROBLEMS: Final[tuple[tuple[str, StoreProblem, str], ...]] = (
     ("SQLITE_FULL", "full", "make room on the disk; no restart is needed"),
     ("SQLITE_READONLY", "read-only", "make it writable; no restart is needed"),
@@ -222,9 +222,9 @@ class SqliteDatabase:
         _refuse_lost(self._path, expected)
         if not expected:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files this mode
+        _refuse_damaged(self._path)
         connection = _connected(self._path, "BEGIN IMMEDIATE", "PRAGMA synchronous = FULL")
         try:
-            _refuse_damaged(connection, self._path)
             with connection.begin():
                 _refuse_foreign(connection, self._path, expected)
                 store = self._schema.bring(connection, uuid.uuid4().hex, str(self._path))
@@ -313,11 +313,15 @@ def _refuse_another(path: Path, store: str, expected: str) -> None:
         )
 
 
-def _refuse_damaged(connection: Connection, path: Path) -> None:
-    with connection.begin():
-        found = connection.scalar(text("PRAGMA quick_check(1)"))
+def _refuse_damaged(path: Path) -> None:
+    """Looked at without writing: closing carries the log over, which may be another's beside a backup put back."""
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+    try:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    finally:
+        database.close()
     if found != "ok":
-        raise JobStoreError(f"{path} is damaged ({found}): {_NOT_A_DATABASE}", problem="corrupt")
+        raise JobStoreError(f"{path} is damaged ({' '.join(found.split())}): {_NOT_A_DATABASE}", problem="corrupt")
 
 
 def _refuse_foreign(connection: Connection, path: Path, expected: str) -> None:

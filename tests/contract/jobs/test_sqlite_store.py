@@ -170,6 +170,33 @@ async def test_damaged_file_is_refused_and_never_an_empty_queue(
     assert refusal.value.problem == "corrupt"
 
 
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+async def test_a_backup_put_back_beside_the_log_of_a_killed_daemon_is_not_spoilt(place: Place, database: Path) -> None:
+    """The log holds the later pages alone: the database that they belong to is gone."""
+    await filled(place)
+    backup, log = content_of(database), database.with_name(f"{database.name}-wal")
+    async with place.open() as store:
+        for _ in range(40):
+            await store.submit([JobSpec(bytes(10_000)) for _ in range(50)])
+        written = content_of(log)
+    put(log, written)
+    put(database, backup)
+    with pytest.raises(JobStoreError, match="remove the -wal and -shm files beside it"):
+        async with place.open():
+            pass
+    assert content_of(database) == backup
+    log.unlink()
+    async with place.open() as store:
+        assert (await store.stats()).jobs["ready"] == 200
+
+
 async def test_other_store_in_the_same_place_is_refused(place: Place, database: Path, tmp_path: Path) -> None:
     await filled(place)
     async with open_store(f"sqlite:///{tmp_path}/other.db"):
