@@ -169,6 +169,17 @@ class TestReading:
             with pytest.raises(RegistryError, match="list the tags of"):
                 _ = [tag async for tag in client.tags()]
 
+    async def test_pages_of_tags_that_name_each_other_end(self) -> None:
+        def leading_to(page: str) -> Answer:
+            url = f"/v2/{NAME}/tags/list?n=1000&last={page}"
+            return Answer(200, body=b'{"tags": ["a"]}', headers={"link": f'<{url}>; rel="next"'})
+
+        faults = [Fault(on="tags", then=leading_to(page), times=1) for page in ("a", "b", "a")]
+        async with FakeRegistry(faults=faults) as registry, a_client(registry) as client:
+            with pytest.raises(RegistryError, match="names one as the next that came before"):
+                _ = [tag async for tag in client.tags()]
+            assert len(registry.requests_of("tags")) == 3
+
 
 class TestPushing:
     @pytest.mark.parametrize("expected", [False, True])

@@ -240,7 +240,9 @@ class RegistryClient:
         """Every tag, page by page (distribution-spec, "Listing Tags"); raises AbsentError where the first is a 404."""
         url = first = f"/v2/{self._name}/tags/list?n=1000"
         subject = f"list the tags of {self._where}"
+        seen: set[str] = set()
         for _ in range(_TAG_PAGES):
+            seen.add(url)
             request = Request("GET", url, subject)
             answer = await self._asker.ask(request, most=_LARGEST_TAG_PAGE_BYTES)
             if isinstance(answer, Response) and answer.status == 404 and url == first:
@@ -256,8 +258,8 @@ class RegistryClient:
             following = next_page(url, answer)
             if following is None:
                 return
-            if following == url:
-                raise RegistryError(f"{subject}: a page names itself as the next one")
+            if following in seen:
+                raise RegistryError(f"{subject}: a page names one as the next that came before")
             url = following
         raise RegistryError(f"{subject}: more than {_TAG_PAGES} pages")
 
