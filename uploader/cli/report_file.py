@@ -41,19 +41,19 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
         if not (written := print_out(text)):
             tell(["uploader: cannot write the report to standard output"])
         return written
-    path = Path(os.path.realpath(path))  # of a link, what it points at
+    target = Path(os.path.realpath(path))  # of a link, what it points at
     part: Path | None = None
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text + "\n", encoding="utf-8")
+        if target.exists() and not target.is_file():
+            target.write_text(text + "\n", encoding="utf-8")
             return True
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".report-", encoding="utf-8", delete=False
+            "w", dir=target.parent, prefix=".report-", encoding="utf-8", delete=False
         ) as file:
             part = Path(file.name)
             file.write(text + "\n")
         part.chmod(0o644)
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         if part is not None:
             part.unlink(missing_ok=True)
