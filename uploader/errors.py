@@ -20,7 +20,7 @@ SHORT: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE
 """The machine is short of something, which passes: kind `quota`. The first two are a full disk."""
 
 
-def kind_of(error: OSError) -> Kind:
+def source_kind(error: OSError) -> Kind:
     """Of an error in reading a source, or in working on it."""
     return "quota" if error.errno in SHORT else "source"
 

@@ -255,7 +255,7 @@ async def _follow_to_end(client: DaemonClient, job: str) -> JobView:
                 after, heard_at = event.seq, time.monotonic()
                 if event.kind not in {"submitted"}:
                     said = f"{event.kind}: {event.detail}" if event.detail else event.kind
-                    tell([said])
+                    tell(said)
             found = await client.job(job)
             heard_at = time.monotonic()
             if found.ended:
@@ -275,13 +275,13 @@ async def _say_end(client: DaemonClient, job: JobView, path: Path | None, second
 
     document = await client.report(job.id)
     if document is None:
-        tell([f"uploader: {_ended(job)}"])
+        tell(f"uploader: {_ended(job)}")
         return {"failed": 2, "dead": 3, "cancelled": 1}.get(job.state, 0)
     report: Report = TypeAdapter(Report).validate_python(document)
     written = write_report(report.to_json, path)
-    tell(summary(report, seconds))
+    tell(*summary(report, seconds))
     if job.state != "succeeded":
-        tell([_ended(job)])
+        tell(_ended(job))
     status = exit_status(report, strict=strict, signal_number=None) or (0 if job.state == "succeeded" else 1)
     return status_with(status, written=written)
 

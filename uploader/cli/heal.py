@@ -79,7 +79,7 @@ def heal(to: str, sources: tuple[str, ...], *, dry_run: bool, deep: bool, **give
         progress.close()
         fail(error)
     progress.close()
-    tell(heal_summary(report, time.monotonic() - began))
+    tell(*heal_summary(report, time.monotonic() - began))
     sys.exit(status_with(heal_status(report, signal_number), written=written))
 
 

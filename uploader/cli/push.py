@@ -145,7 +145,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
         sys.exit(status)
     from uploader.cli.summary import summary  # noqa: PLC0415
 
-    tell(summary(report, time.monotonic() - began, planned=call.planned))
+    tell(*summary(report, time.monotonic() - began, planned=call.planned))
     if options.strict and report.totals.incomplete and not call.planned:
         print("--strict: what is incomplete counts as failed", file=sys.stderr)
     sys.exit(status)

@@ -39,7 +39,7 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
     text = to_json()
     if str(path) == "-":
         if not (written := print_out(text)):
-            tell(["uploader: cannot write the report to standard output"])
+            tell("uploader: cannot write the report to standard output")
         return written
     target = Path(os.path.realpath(path))  # of a link, what it points at
     part: Path | None = None
@@ -58,6 +58,6 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
         if part is not None:
             part.unlink(missing_ok=True)
         where = "it is on standard output" if print_out(text) else "nor could it be printed"
-        tell([f"uploader: cannot write the report to {path}: {error.strerror}; {where}"])
+        tell(f"uploader: cannot write the report to {path}: {error.strerror}; {where}")
         return False
     return True

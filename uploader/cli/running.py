@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
-from uploader.cli.streams import in_one_line
+from uploader.cli.streams import tell
 from uploader.errors import InputError, StoppedError, UnusableError, UploaderError
 
 if TYPE_CHECKING:
@@ -22,21 +22,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def say(text: str) -> None:
-    """Tell people."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def run(work: Callable[[anyio.Event], Awaitable[_T]], *, tell: Callable[[str], object] = say) -> tuple[_T, int | None]:
+def run(work: Callable[[anyio.Event], Awaitable[_T]], *, note: Callable[[str], object] = tell) -> tuple[_T, int | None]:
     """Run `work`, which ends early when its event is set: by SIGINT or SIGTERM; a second signal ends the process.
 
-    `tell` gets to say that a signal came. Returns the result, and the signal if there was one.
+    `note` gets to say that a signal came. Returns the result, and the signal if there was one.
     """
     _allow_open_files()
     try:
-        return anyio.run(_run, work, tell)
+        return anyio.run(_run, work, note)
     except StoppedError as error:
-        print(f"uploader: {error}", file=sys.stderr, flush=True)
+        tell(f"uploader: {error}")
         os._exit(128 + error.signal_number)  # a thread may still hang in a read that nothing ends
 
 
@@ -47,7 +42,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _run(work: Callable[[anyio.Event], Awaitable[_T]], tell: Callable[[str], object]) -> tuple[_T, int | None]:
+async def _run(work: Callable[[anyio.Event], Awaitable[_T]], note: Callable[[str], object]) -> tuple[_T, int | None]:
     stop = anyio.Event()
     got: list[int] = []
 
@@ -57,7 +52,7 @@ async def _run(work: Callable[[anyio.Event], Awaitable[_T]], tell: Callable[[str
                 if got:
                     os._exit(128 + number)
                 got.append(number)
-                tell("stopping; once more to stop at once")
+                note("stopping; once more to stop at once")
                 stop.set()
 
     error: UploaderError | None = None
@@ -87,7 +82,7 @@ def exit_status(report: Report, *, strict: bool, signal_number: int | None) -> i
 
 def fail(error: UploaderError) -> NoReturn:
     """Say what is wrong in one line, and exit."""
-    print(f"uploader: {in_one_line(str(error))}", file=sys.stderr)
+    tell(f"uploader: {error}")
     match error:
         case InputError():
             sys.exit(2)

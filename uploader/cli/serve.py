@@ -97,7 +97,7 @@ def serve(**given: Any) -> None:
     import structlog  # noqa: PLC0415
 
     try:
-        run(_work(_plan(given)), tell=structlog.get_logger("uploader").info)
+        run(_work(_plan(given)), note=structlog.get_logger("uploader").info)
     except JobStoreError as error:
         print(f"uploader: the job store cannot be used: {error}", file=sys.stderr)
         sys.exit(3)

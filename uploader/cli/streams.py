@@ -6,10 +6,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Any, TextIO, cast
 
 _STANDARD = range(3)
 
@@ -65,7 +62,7 @@ def lose_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def tell(lines: Iterable[str]) -> None:
+def tell(*lines: str) -> None:
     """Lines for people, on standard error: each stays one, and none steers the terminal, whatever names are in it."""
     for line in lines:
         print(in_one_line(line), file=sys.stderr)

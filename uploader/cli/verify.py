@@ -72,7 +72,7 @@ def verify(to: str, sources: tuple[str, ...], *, deep: bool, **given: Any) -> No
         progress.close()
         fail(error)
     progress.close()
-    tell(verify_summary(report, time.monotonic() - began))
+    tell(*verify_summary(report, time.monotonic() - began))
     sys.exit(status_with(verify_status(report, signal_number), written=written))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from uploader.errors import SourceError, kind_of
+from uploader.errors import SourceError, source_kind
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
 from uploader.packing import tarball
@@ -191,5 +191,5 @@ def _unwritable(error: OSError) -> SourceError:
         f"write the packed layer: {os.strerror(error.errno or 0)}; free space, or choose another folder for "
         "temporary files",
         stage="pack",
-        kind=kind_of(error),
+        kind=source_kind(error),
     )

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from uploader.errors import SourceError, kind_of
+from uploader.errors import SourceError, source_kind
 from uploader.model.descriptor import Descriptor, Layer
 from uploader.model.digest import Digest
 from uploader.oci.media_types import LAYER_TYPE, Compression
@@ -188,5 +188,5 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _unreadable(name: str, error: OSError | ValueError) -> SourceError:
     if isinstance(error, OSError):
-        return SourceError(f"read {name!r}: {error.strerror}", kind=kind_of(error))
+        return SourceError(f"read {name!r}: {error.strerror}", kind=source_kind(error))
     return SourceError(f"read {name!r}: {error}")

@@ -19,7 +19,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from uploader.errors import SourceError, kind_of
+from uploader.errors import SourceError, source_kind
 from uploader.packing.cancelling import IsCancelled, never, stop_if
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def unreadable(path: bytes, error: OSError) -> SourceError:
     """The error for a file or folder that the system did not let us read."""
     code = error.errno or 0
     reason = _HINTS.get(code) or os.strerror(code)
-    return SourceError(f"read {_shown(path)}: {reason}", kind=kind_of(error))
+    return SourceError(f"read {_shown(path)}: {reason}", kind=source_kind(error))
 
 
 def _whiteout(shown: str) -> SourceError:

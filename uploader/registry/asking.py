@@ -149,9 +149,9 @@ class Asker:
         `home` marks a login request. Those who hold the places in flight may wait for it, so it needs none.
         """
         first_at: float | None = None
-        enter = self._pace.visit_for_others if home else self._pace.visit
+        kind = kind_of(request.method, request.url)
         while True:
-            async with enter(request.size, kind_of(request.method, request.url)) as visit:
+            async with self._pace.visit_for_others(kind) if home else self._pace.visit(request.size, kind) as visit:
                 authorization = await authorize()
                 self._requests += 1
                 begun = self.timing.monotonic()

@@ -208,9 +208,8 @@ class Pace:
             self._wake()
 
     @asynccontextmanager
-    async def visit_for_others(self, size: int, kind: RequestKind = "read") -> AsyncIterator[Visit]:
+    async def visit_for_others(self, kind: RequestKind) -> AsyncIterator[Visit]:
         """For a login, which those wait for who hold the places: it counts, and only waits where the host said so."""
-        del size
         while (wait := self.rules.held_for(self._clock())) > 0:
             await self._sleep(wait)
         self.rules.reserve(self._clock(), kind)

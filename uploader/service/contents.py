@@ -16,7 +16,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from uploader.errors import SourceError, kind_of
+from uploader.errors import SourceError, source_kind
 from uploader.model.package import Blob, Package, Tree
 from uploader.packing.cancelling import Cancelled
 from uploader.packing.pack import pack
@@ -172,7 +172,7 @@ class Contents:
             raise SourceError(
                 f"make a temporary file{where}: {error.strerror}; choose another folder with --temp-dir",
                 stage="pack",
-                kind=kind_of(error),
+                kind=source_kind(error),
             ) from error
 
     @contextmanager
