@@ -88,3 +88,15 @@ class JobStoreError(UploaderError):
     def __init__(self, message: str, *, problem: StoreProblem) -> None:
         super().__init__(message)
         self.problem: StoreProblem = problem
+
+
+def hide_login(url: str) -> str:
+    """The URL as a message may show it: without what is before the last `@`, and without its query.
+
+    Passwords are written with `@`, `/` and `#` as they are, and readers of URLs differ in where those end.
+    """
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    login, _, where = rest.rpartition("@")
+    if "?" in login:  # it may as well be the query that has the `@`
+        return f"{scheme}{mark}…"
+    return scheme + mark + where.partition("?")[0].partition("#")[0]

@@ -70,6 +70,33 @@ async def test_bad_destination_is_exit_2_and_shows_no_secret(command: Command, d
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("option", "url"),
+    [
+        ("--intake", "nats://u:secret@[::1/jobs"),
+        ("--intake", "redis://:secret@127.0.0.1:abc/jobs"),
+        ("--intake", "redis://:secret@127.0.0.1:99999/jobs"),
+        ("--intake", "nats://u:secret@127.0.0.1:0/jobs"),
+        ("--intake", "nats://u:not/secret@127.0.0.1/jobs"),
+        ("--intake", "redis://127.0.0.1/jobs?password=secret"),
+        ("--intake", "redis://127.0.0.1/jobs?password=not@secret"),
+        ("--intake", "redis://127.0.0.1/jobs#secret"),
+        ("--jobs-url", "postgresql://u:secret@127.0.0.1:abc/db"),
+        ("--jobs-url", "postgresql://u:secret@127.0.0.1:99999/db"),
+        ("--jobs-url", "postgresql://u:not@secret@[::1/db"),
+    ],
+)
+async def test_a_url_that_is_none_ends_serve_with_exit_2_and_shows_no_secret(
+    command: Command, option: str, url: str
+) -> None:
+    ended = await command.run("serve", "--listen", "unix:socket", option, url)
+    assert (ended.status, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert url.partition(":")[0] in ended.stderr
+    assert "secret" not in ended.stderr
+    assert "not@" not in ended.stderr
+
+
+@pytest.mark.asyncio
 async def test_bad_usage_is_exit_2(command: Command) -> None:
     (command.home / "graph.json").write_text(graph(A))
     for arguments in (

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import asyncpg  # type: ignore[import-untyped]  # it has no types
 from sqlalchemy import URL, event, insert, make_url, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from uploader.errors import JobStoreError
+from uploader.errors import InputError, JobStoreError, hide_login
 from uploader.jobs.database import Changes, Clock, T, Transaction
 from uploader.jobs.tables import Schema, events
 
@@ -43,6 +43,7 @@ _ROLLED_BACK: Final = frozenset({"40P01", "40001", "25P03"})  # deadlock, serial
 _LIMIT_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 8
+_LAST_PORT: Final = 65535
 _SESSION: Final = {
     "application_name": "uploader",
     "lock_timeout": "10s",
@@ -67,6 +68,16 @@ def _replace_closed(connection: DBAPIConnection, *_: object) -> None:
         raise DisconnectionError
 
 
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url).set(drivername="postgresql")
+    except (ValueError, ArgumentError):
+        parsed = None
+    if parsed is None or (parsed.port or 0) > _LAST_PORT:
+        raise InputError(f"the job store {hide_login(url)} is no URL: write postgresql://HOST[:PORT]/DATABASE")
+    return parsed
+
+
 class _RolledBackError(Exception):
     """The server did so; the transaction may simply be run again."""
 
@@ -77,7 +88,7 @@ class PostgresDatabase:
     def __init__(self, url: str, *, clock: Clock | None = None, schema: Schema | None = None) -> None:
         self.changes = Changes()
         self.full = False
-        self._dsn = make_url(url).set(drivername="postgresql")
+        self._dsn = _parse(url)
         self._wall = (clock or Clock()).wall
         self._schema = schema or Schema()
         self._engine = create_async_engine(

@@ -22,7 +22,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from uploader.errors import InputError, JobStoreError
+from uploader.errors import InputError, JobStoreError, hide_login
 from uploader.service.job_format import PushJob, read_document, read_each, read_job
 
 if TYPE_CHECKING:
@@ -60,13 +60,24 @@ class IntakeUrl:
     @classmethod
     def parse(cls, text: str) -> IntakeUrl:
         """Read it; raises InputError."""
-        parts = urlsplit(text)
+        shown = hide_login(text)
+        try:
+            parts = urlsplit(text)
+            is_url = parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise InputError(
+                f"--intake {shown} is no URL: is the port from 1 to 65535, an IPv6 address in brackets, and each '@', "
+                "'/' and '#' of the password written as %40, %2F and %23?"
+            )
         name = parts.path.strip("/")
-        shown = f"{parts.scheme}://{parts.hostname}/{name}"  # never its password
         if parts.scheme not in {"nats", "redis", "tls", "rediss"} or not parts.hostname:
             raise InputError(f"--intake {shown}: write nats://HOST/SUBJECT or redis://HOST/STREAM")
         if not name or not all(character.isalnum() or character in "._-" for character in name):
             raise InputError(f"--intake {shown}: the subject or stream has letters, digits, '.', '_' and '-'")
+        if parts.query or parts.fragment:
+            raise InputError(f"--intake {shown}: the URL has no query (?…) and no fragment (#…)")
         return cls(parts.scheme, f"{parts.scheme}://{parts.netloc}", name)
 
 
