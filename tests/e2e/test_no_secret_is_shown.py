@@ -66,6 +66,24 @@ async def test_a_push_that_tells_everything_tells_no_secret(command: Command) ->
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["serve", "--jobs-url", "postgresql://me:Kq7@Zx9@127.0.0.1:1/db"], 3),
+        (["serve", "--jobs-url", "postgresql://me:Kq7#Zx9@127.0.0.1:1/db"], 3),
+        (["serve", "--intake", "nats://me:Kq7/Zx9@127.0.0.1/jobs"], 2),
+        (["jobs", "--server", "http://me:Kq7Zx9@127.0.0.1:1"], 3),
+        (["jobs", "--server", "http://me:Kq7/Zx9@127.0.0.1:1"], 2),
+        (["jobs", "--server", "ftp://me:Kq7@Zx9@127.0.0.1:1"], 2),
+    ],
+)
+async def test_no_part_of_a_login_in_a_url_is_shown(command: Command, arguments: list[str], status: int) -> None:
+    ended = await command.run(*arguments)
+    assert (ended.status, "127.0.0.1" in ended.stderr) == (status, True), ended.stderr
+    assert [part for part in ("Kq7", "Zx9") if part in ended.stderr] == []
+
+
+@pytest.mark.asyncio
 async def test_a_daemon_that_tells_everything_tells_no_secret(command: Command, tmp_path: Path) -> None:
     graph = write_graph(command.home / "graph", 12, seed=2)
     docker = tmp_path / "docker"

@@ -190,7 +190,7 @@ class PostgresDatabase:
 
     @property
     def _name(self) -> str:
-        return self._dsn.set(query={}).render_as_string(hide_password=True)
+        return hide_login(self._dsn.set(query={}).render_as_string(hide_password=True))
 
     def _mapped(self, problem: BaseException | None, state: str | None) -> JobStoreError:
         kind, advice = _PROBLEMS.get(state or "", _TO_LOOK_AT)

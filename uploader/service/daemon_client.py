@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
-from uploader.errors import InputError, UnusableError
+from uploader.errors import InputError, UnusableError, hide_login
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -65,10 +65,14 @@ class DaemonClient:
         """`server` is `http(s)://HOST:PORT`, or `unix:PATH`."""
         self._socket = server.removeprefix("unix:") if server.startswith("unix:") else None
         self._server = "http://localhost" if self._socket else server.rstrip("/")
+        self._name = server if self._socket else hide_login(server)
         if not self._server.startswith(("http://", "https://")):
-            raise InputError(f"the server {server!r} is no URL: write http://HOST:PORT, or unix:PATH")
-        self._name = server
+            raise self._no_url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    @property
+    def _no_url(self) -> InputError:
+        return InputError(f"the server {self._name!r} is no URL: write http://HOST:PORT, or unix:PATH")
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.UnixConnector(self._socket) if self._socket else aiohttp.TCPConnector()
@@ -183,7 +187,9 @@ class DaemonClient:
             raise UnusableError(f"the daemon at {self._name}: {detail}")
         raise InputError(detail)
 
-    def _unreachable(self, error: Exception) -> UnusableError:
+    def _unreachable(self, error: Exception) -> InputError | UnusableError:
+        if isinstance(error, aiohttp.InvalidURL):  # whose text is the URL, with the login
+            return self._no_url
         if isinstance(error, aiohttp.ClientConnectorError):
             return UnusableError(f"no daemon at {self._name}: {error.strerror}; start one with `uploader serve`")
         reason = str(error) or type(error).__name__
