@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -37,6 +38,23 @@ async def test_submit_and_wait_does_what_push_would(command: Command) -> None:
         assert (job["state"], job["attempts"], job["sources"]) == ("succeeded", 1, [str(graph)])
         assert [line["job"] for line in daemon.said("succeeded")] == [job["id"]]
         assert await daemon.end() == 0
+
+
+@pytest.mark.asyncio
+async def test_submit_waits_for_the_end_where_the_daemon_takes_no_more_listeners(command: Command) -> None:
+    graph = write_graph(command.home / "graph", 2, seed=1, prefixes_share=0)
+    held = Fault(on="put-blob", match="held", then=Hold(anyio.Event()), times=None)
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(FakeRegistry(faults=[held]))
+        daemon = await stack.enter_async_context(serving(command, "--drain-seconds", 0))
+        job = (await submit(command, daemon.url, graph, registry.destination("held"))).stdout.strip()
+        events = f"{daemon.url}/v1/jobs/{job}/events"
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        while (await stack.enter_async_context(session.get(events))).status == 200:
+            pass
+        ended = await submit(command, daemon.url, graph, registry.destination("cache"), "--wait")
+        assert ended.status == 0, ended.stderr
+        assert "2 pushed" in ended.stderr
 
 
 @pytest.mark.asyncio

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -250,12 +251,13 @@ async def _follow_to_end(client: DaemonClient, job: str) -> JobView:
 
     after, heard_at = 0, time.monotonic()
     while True:
-        try:
+        with suppress(UnusableError):  # has as many listeners as it takes, or is gone: the next answer tells
             async for event in client.events(job, after=after):
                 after, heard_at = event.seq, time.monotonic()
                 if event.kind not in {"submitted"}:
                     said = f"{event.kind}: {event.detail}" if event.detail else event.kind
                     tell(said)
+        try:
             found = await client.job(job)
             heard_at = time.monotonic()
             if found.ended:
