@@ -111,6 +111,11 @@ def submit(tx: Transaction, specs: Mapping[JobId, JobSpec]) -> list[Submitted]:
         for job, spec in rest.items():
             if job not in answers and spec.key and spec.key in live:  # else that became final between the statements
                 found, payload = live[spec.key]
+                if payload != spec.payload and found in specs:
+                    raise KeyTakenError(
+                        f"two jobs of this request have the key {spec.key[:100]!r} and differ in sources, destination "
+                        "or options: choose another key for one of them"
+                    )
                 if payload != spec.payload:
                     raise KeyTakenError(
                         f"the key {spec.key[:100]!r} is that of job {found}, which has other sources, another "

@@ -83,7 +83,7 @@ async def test_key_of_a_job_with_another_content_is_refused_until_that_is_final(
         for batch in ([JobSpec(b"other", key="k")], [JobSpec(b"x", key="new"), JobSpec(b"other", key="k")]):
             with pytest.raises(KeyTakenError, match=f"'k' is that of job {job}"):
                 await store.submit(batch)
-        with pytest.raises(KeyTakenError, match="'two'"):
+        with pytest.raises(KeyTakenError, match="two jobs of this request have the key 'two'"):
             await store.submit([JobSpec(b"one", key="two"), JobSpec(b"other", key="two")])
         with pytest.raises(KeyTakenError):
             await store.submit([JobSpec(b"other", key="k")], message="m")
