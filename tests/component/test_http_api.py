@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import anyio
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from tests.component.a_daemon import a_job, working
@@ -53,6 +55,29 @@ async def test_a_job_from_submission_to_report(tmp_path: Path) -> None:
         assert (await client.report(job))["totals"]["pushed"] == 1
         jobs, following = await client.jobs(state="succeeded")
         assert ([one.id for one in jobs], following) == ([job], None)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [{}, [], None, {"jobs": [{}], "next": None}, {"retried": "x"}, {"id": "a"}])
+async def test_a_server_that_is_no_daemon_is_named(answer: Any) -> None:
+    async def say(_: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    other = web.Application()
+    other.router.add_route("*", "/{path:.*}", say)
+    async with TestServer(other) as server, DaemonClient(str(server.make_url(""))) as client:
+        for asked in (
+            client.submit(JOB),
+            client.submit_all([JOB]),
+            client.jobs(),
+            client.job("a"),
+            client.cancel("a"),
+            client.retry("a"),
+            client.retry_dead(),
+            client.workers(),
+        ):
+            with pytest.raises(UnusableError, match=f"{server.port} is no uploader daemon"):
+                await asked
 
 
 @pytest.mark.asyncio

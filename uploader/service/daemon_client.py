@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import aiohttp
 
 from uploader.errors import InputError, UnusableError, hide_login
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+_T = TypeVar("_T")
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 _CONNECT_SECONDS: Final = 10.0
@@ -39,9 +41,10 @@ class JobView:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """From JSON; keys that this version does not know are passed over."""
-        known = {name: document.get(name) for name in cls.__slots__}
-        return cls(**{**known, "sources": tuple(document.get("sources") or ())})  # type: ignore[arg-type]
+        """From JSON; keys that this version does not know are passed over. Raises KeyError, TypeError."""
+        known = {"id": document["id"], "state": document["state"]}
+        known |= {name: document.get(name) for name in cls.__slots__ if name not in known}
+        return cls(**{**known, "sources": tuple(document.get("sources") or ())})
 
     @property
     def ended(self) -> bool:
@@ -89,17 +92,17 @@ class DaemonClient:
     async def submit(self, job: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[str, bool]:
         """The job's id, and whether it is new: not when a job with its key was there."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        answer = await self._ask("POST", "/v1/jobs", job, headers)
-        return answer["id"], answer["created"]
+        return await self._ask(_submitted, "POST", "/v1/jobs", job, headers)
 
     async def submit_all(self, jobs: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
         """All of them or none."""
-        answer = await self._ask("POST", "/v1/jobs", list(jobs))
-        return [(one["id"], one["created"]) for one in answer["jobs"]]
+        return await self._ask(
+            lambda answer: [_submitted(one) for one in answer["jobs"]], "POST", "/v1/jobs", list(jobs)
+        )
 
     async def job(self, job: str) -> JobView:
         """One job."""
-        return JobView.of(await self._ask("GET", f"/v1/jobs/{_part(job)}"))
+        return await self._ask(JobView.of, "GET", f"/v1/jobs/{_part(job)}")
 
     async def jobs(
         self, *, state: str | None = None, limit: int = 100, cursor: str | None = None
@@ -107,32 +110,31 @@ class DaemonClient:
         """Some jobs, newest first, and the cursor of the next page."""
         query = {"state": state, "limit": str(limit), "cursor": cursor}
         given = {name: value for name, value in query.items() if value is not None}
-        answer = await self._ask("GET", "/v1/jobs", query=given)
-        return [JobView.of(one) for one in answer["jobs"]], answer["next"]
+        return await self._ask(_page, "GET", "/v1/jobs", query=given)
 
     async def report(self, job: str) -> Any:
         """The report of its latest try, as JSON (`uploader schema report`); None where it left none."""
-        return await self._ask("GET", f"/v1/jobs/{_part(job)}/report", missing_is_none=True)
+        return await self._ask(_as_it_is, "GET", f"/v1/jobs/{_part(job)}/report", missing_is_none=True)
 
     async def cancel(self, job: str) -> bool:
         """Whether it is cancelled now; else its daemon was asked to stop it."""
-        return bool((await self._ask("POST", f"/v1/jobs/{_part(job)}/cancel"))["cancelled"])
+        return await self._ask(lambda answer: bool(answer["cancelled"]), "POST", f"/v1/jobs/{_part(job)}/cancel")
 
     async def retry(self, job: str) -> None:
         """Try an ended job again."""
-        await self._ask("POST", f"/v1/jobs/{_part(job)}/retry")
+        await self._ask(_retried, "POST", f"/v1/jobs/{_part(job)}/retry")
 
     async def retry_dead(self) -> int:
         """Try all dead jobs again: how many."""
-        return int((await self._ask("POST", "/v1/jobs:retry-dead"))["retried"])
+        return await self._ask(_retried, "POST", "/v1/jobs:retry-dead")
 
     async def stats(self) -> Any:
         """Counts, as JSON."""
-        return await self._ask("GET", "/v1/stats")
+        return await self._ask(_as_it_is, "GET", "/v1/stats")
 
     async def workers(self) -> Any:
         """The daemons that share the store, as JSON."""
-        return (await self._ask("GET", "/v1/workers"))["workers"]
+        return await self._ask(lambda answer: answer["workers"], "GET", "/v1/workers")
 
     async def events(self, job: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """What happens to a job. Ends when the job does, and also when the daemon goes: then ask again."""
@@ -151,9 +153,12 @@ class DaemonClient:
                         yield EventView(seq, data["kind"], data["detail"])
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._no_daemon from error
 
     async def _ask(
         self,
+        read: Callable[[Any], _T],
         method: str,
         path: str,
         body: object = None,
@@ -161,17 +166,22 @@ class DaemonClient:
         *,
         query: Mapping[str, str] | None = None,
         missing_is_none: bool = False,
-    ) -> Any:
+    ) -> _T:
+        """What `read` makes of the answer."""
         try:
             async with self._session.request(
                 method, self._server + path, json=body, headers=headers, params=query
             ) as response:
                 if response.status == 404 and missing_is_none:
-                    return None
+                    return read(None)
                 await self._check(response)
-                return await response.json()
+                answer = await response.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise self._unreachable(error) from error
+        try:
+            return read(answer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._no_daemon from error
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
         if response.status < 400:
@@ -187,6 +197,11 @@ class DaemonClient:
             raise UnusableError(f"the daemon at {self._name}: {detail}")
         raise InputError(detail)
 
+    @property
+    def _no_daemon(self) -> UnusableError:
+        """Something else has that port: it answers whatever it is asked."""
+        return UnusableError(f"the server at {self._name} is no uploader daemon: it does not answer as one")
+
     def _unreachable(self, error: Exception) -> InputError | UnusableError:
         if isinstance(error, aiohttp.InvalidURL):  # whose text is the URL, with the login
             return self._no_url
@@ -194,6 +209,22 @@ class DaemonClient:
             return UnusableError(f"no daemon at {self._name}: {error.strerror}; start one with `uploader serve`")
         reason = str(error) or type(error).__name__
         return UnusableError(f"the daemon at {self._name} did not answer: {reason}")
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _submitted(answer: Any) -> tuple[str, bool]:
+    return answer["id"], answer["created"]
+
+
+def _page(answer: Any) -> tuple[list[JobView], str | None]:
+    return [JobView.of(one) for one in answer["jobs"]], answer["next"]
+
+
+def _retried(answer: Any) -> int:
+    return int(answer["retried"])
 
 
 def _part(job: str) -> str:
