@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from tests.e2e.a_daemon import serving
 from uploader.testing import FakeRegistry, Fault, Hold
 from uploader.testing.packages import write_packages
 
@@ -83,6 +84,20 @@ async def test_a_report_that_standard_output_does_not_take_is_a_failure(command:
     ended = await in_shell(command, f"push {graph} --to oci-layout:cache --report -", redirected)
     assert (ended.status, "Traceback" in ended.stderr) == (1, False)
     assert "cannot write the report to standard output" in ended.stderr
+
+
+@pytest.mark.parametrize("redirected", [">&-", ">/dev/full"])
+async def test_what_a_daemon_says_and_standard_output_does_not_take_is_a_failure(
+    command: Command, redirected: str
+) -> None:
+    async with serving(command) as daemon:
+        server = f"--server {daemon.url}"
+        first = await in_shell(command, f"submit x.json --to oci+http://localhost/x {server}", redirected)
+        job = first.stderr.split()[1]
+        asked = ("jobs", "jobs --json", f"jobs {job}", f"jobs {job} --json")
+        for ended in (first, *[await in_shell(command, f"{one} {server}", redirected) for one in asked]):
+            assert (ended.status, "Traceback" in ended.stderr) == (1, False), ended.stderr
+            assert "to standard output" in ended.stderr.splitlines()[-1]
 
 
 async def test_who_has_seen_enough_of_what_is_printed_sees_no_traceback(command: Command) -> None:

@@ -16,7 +16,7 @@ from uploader.cli.push import push
 from uploader.cli.report_file import check_writable, status_with, write_report
 from uploader.cli.running import exit_status, fail, run
 from uploader.cli.settings import setting
-from uploader.cli.streams import in_one_line, tell
+from uploader.cli.streams import in_one_line, print_out, print_result, tell
 from uploader.cli.tally import counted
 from uploader.errors import InputError, UnusableError, UploaderError
 
@@ -107,7 +107,7 @@ def jobs(job: str | None, state: str | None, limit: int, server: str | None, *, 
             document = _ask(server, lambda client, _: client.report(job))
             if document is None:
                 raise InputError(f"job {job} has left no report yet")
-            print(json.dumps(document, indent=1, ensure_ascii=False))
+            print_result(json.dumps(document, indent=1, ensure_ascii=False))
         else:
             _print_job(_ask(server, lambda client, _: client.job(job)), as_json=as_json)
     except UploaderError as error:
@@ -210,8 +210,9 @@ async def _hand_in(
     job_id, created = await client.submit(job)
     print(f"job {job_id}" + ("" if created else " (it was there already)"), file=sys.stderr)
     if not wait:
-        print(job_id)
-        return 0
+        if not (printed := print_out(job_id)):
+            tell(["uploader: cannot write the id of the job to standard output"])
+        return status_with(0, written=printed)
     ended = await _follow(client, stop, job_id)
     if ended is None:
         print(f"job {job_id} goes on", file=sys.stderr)
@@ -294,22 +295,24 @@ def _ended(job: JobView) -> str:
 
 def _print_jobs(found: list[JobView], following: str | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"jobs": [_as_dict(one) for one in found], "next": following}))
+        print_result(json.dumps({"jobs": [_as_dict(one) for one in found], "next": following}))
         return
+    lines = []
     for one in found:
         said = one.progress if one.state in {"leased", "succeeded"} else one.error or one.progress
         line = f"{one.id}  {one.state:<9}  {one.created}  {' '.join(one.sources)} -> {one.to}"
-        print(in_one_line(f"{line}  {said}" if said else line))
+        lines.append(in_one_line(f"{line}  {said}" if said else line))
+    if lines:
+        print_result("\n".join(lines))
 
 
 def _print_job(job: JobView, *, as_json: bool) -> None:
     document = _as_dict(job)
     if as_json:
-        print(json.dumps(document))
+        print_result(json.dumps(document))
         return
-    for name, value in document.items():
-        if value not in (None, {}, ""):
-            print(in_one_line(f"{name}: {_in_words(value)}"))
+    shown = {name: value for name, value in document.items() if value not in (None, {}, "")}
+    print_result("\n".join(in_one_line(f"{name}: {_in_words(value)}") for name, value in shown.items()))
 
 
 def _in_words(value: object) -> str:

@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from uploader.errors import UploaderError
+
 _STANDARD = range(3)
 
 
@@ -47,13 +49,30 @@ def print_out(text: str) -> bool:
     if sys.stdout is None:  # closed before we began
         return False
     try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
-        sys.stdout.flush()
+        _write_out(text)
     except OSError:
         lose_output()
         return False
     return True
+
+
+def print_result(text: str) -> None:
+    """The same for what a command is for; raises UploaderError; BrokenPipeError where its reader has seen enough."""
+    if sys.stdout is None:
+        raise UploaderError("cannot write to standard output: it is closed")
+    try:
+        _write_out(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        lose_output()
+        raise UploaderError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _write_out(text: str) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
+    sys.stdout.flush()
 
 
 def lose_output() -> None:
