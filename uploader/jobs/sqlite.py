@@ -111,6 +111,7 @@ class SqliteDatabase:
         self._reader: Connection | None = None
         self._reader_is_old = False
         self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
 
     async def open(self) -> None:
         """Open the database, make it where there is none, and check that it is whole."""
@@ -212,8 +213,17 @@ class SqliteDatabase:
                 yield self._gate
 
     def _ready_writer(self, gate: Gate) -> Connection:
-        """The connection; anew where its file is not at the path any more, and so would be written to for nothing."""
+        """The connection; anew where its file is not at the path any more, and so would be written to for nothing.
+
+        The same for its log; what only the one that was taken away holds is carried over first.
+        """
         if self._writer is not None and self._file != _identity(self._path):
+            self._drop_writer()
+        elif self._writer is not None and self._log != _identity(_log_of(self._path)):
+            with suppress(JobStoreError), _errors_of(self._path):
+                database = self._writer.connection.dbapi_connection
+                assert isinstance(database, sqlite3.Connection)  # noqa: S101 - for the type
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._drop_writer()
         return self._writer or self._open_writer(gate)
 
@@ -234,7 +244,8 @@ class SqliteDatabase:
             raise
         if not expected:
             gate.expect_store(store)
-        self._writer, self._file, self._reader_is_old = connection, _identity(self._path), True
+        self._writer, self._reader_is_old = connection, True
+        self._file, self._log = _identity(self._path), _identity(_log_of(self._path))
         return connection
 
     def _drop_writer(self) -> None:
@@ -281,6 +292,10 @@ def _connected(path: Path, begin: str, *pragmas: str) -> Connection:
     for pragma in (*pragmas, f"PRAGMA journal_size_limit = {_LOG_BYTES}"):
         database.execute(pragma)
     return connection
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -219,6 +219,16 @@ async def test_file_that_is_taken_away_from_a_running_store_is_missed(place: Pla
         await submitted(store)
 
 
+async def test_a_log_that_is_taken_away_from_a_running_store_is_missed(place: Place, database: Path) -> None:
+    """What it held is carried over: a kill would have lost it without a word."""
+    async with place.open() as store:
+        await filled(place, 20)
+        database.with_name(f"{database.name}-wal").unlink()
+        await submitted(store)
+        async with place.open() as other:
+            assert (await other.stats()).jobs["ready"] == (await store.stats()).jobs["ready"] == 21
+
+
 async def test_other_programs_database_is_refused_and_left_as_it_is(place: Place, database: Path) -> None:
     with sqlite3.connect(database) as theirs:
         theirs.execute("CREATE TABLE theirs (x)")
