@@ -211,7 +211,7 @@ async def _hand_in(
     print(f"job {job_id}" + ("" if created else " (it was there already)"), file=sys.stderr)
     if not wait:
         if not (printed := print_out(job_id)):
-            tell(["uploader: cannot write the id of the job to standard output"])
+            tell("uploader: cannot write the id of the job to standard output")
         return status_with(0, written=printed)
     ended = await _follow(client, stop, job_id)
     if ended is None:

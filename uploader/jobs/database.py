@@ -78,5 +78,8 @@ class Database(Protocol):
     async def listen(self) -> None:
         """See to it that changes made elsewhere are told, where that is possible."""
 
+    async def free(self) -> None:
+        """Take the locks of processes that were stopped in the midst of a transaction, where that is possible."""
+
     async def close(self) -> None:
         """Let go of the database."""

@@ -52,6 +52,11 @@ _SESSION: Final = {
 }
 _NOW: Final = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(:number)")
+_END_STUCK: Final = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND application_name = 'uploader'"
+    " AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '2 seconds'"
+)
 _NOTIFY_AND_LOCK: Final = text("SELECT pg_notify(:channel, ''), pg_advisory_xact_lock(:number)")
 _PROBLEMS: Final[dict[str, tuple[StoreProblem, str]]] = {
     "53100": ("full", "make room on the server's disk; no restart is needed"),
@@ -138,6 +143,13 @@ class PostgresDatabase:
                         listener.terminate()
                         raise
                     self._listener = listener
+
+    async def free(self) -> None:
+        """End our sessions whose process was stopped between the two parts of a statement.
+
+        The server waits for the second part with all locks held, and none of the limits of a session counts then.
+        """
+        await self.write(lambda tx: tx.connection.execute(_END_STUCK))
 
     async def close(self) -> None:
         """Let go of all connections."""

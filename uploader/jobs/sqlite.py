@@ -142,6 +142,9 @@ class SqliteDatabase:
     async def listen(self) -> None:
         """Other processes are only noticed by looking."""
 
+    async def free(self) -> None:
+        """The system's locks are their holder's for as long as it lives."""
+
     async def close(self) -> None:
         """Let go of the file; the last to do so empties the log."""
         with anyio.CancelScope(shield=True):

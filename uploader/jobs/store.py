@@ -233,6 +233,7 @@ class SqlJobStore:
 
     async def sweep(self) -> Swept:
         """Take back what dead processes held, drop what is old."""
+        await self._database.free()
         held, others = await self._database.read(partial(upkeep.held_and_others, me=self._me))
         now = self._swept_at = self._clock.monotonic()  # after reading: a sign of life counts from when we saw it
         gone = await anyio.to_thread.run_sync(self._gone, others)

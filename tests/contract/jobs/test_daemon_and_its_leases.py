@@ -104,7 +104,7 @@ async def test_a_daemon_that_slept_through_its_lease_writes_nothing_for_the_job(
 def _stop_between_writes(process: int, url: str) -> None:
     """Stop it, but not while it writes to the store: nobody could take its lease over then, however long that takes.
 
-    For SQLite, who passes the gate is the only one that writes. PostgreSQL leaves out what a writer has locked. Nor in
+    For SQLite, who passes the gate is the only one that writes. PostgreSQL's locks are taken from it in time. Nor in
     the midst of a step of its loop: between the last look at the lease and the first byte there is nothing to be done.
     """
     with ExitStack() as stack:

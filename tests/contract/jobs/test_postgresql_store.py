@@ -12,12 +12,14 @@ from sqlalchemy import text
 from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
 from uploader.errors import JobStoreError
 from uploader.jobs import Heartbeat, JobSpec, open_store
+from uploader.jobs.postgres import _SESSION
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.contract.jobs.postgresql import PostgresServer
     from uploader.jobs.database import Transaction
+    from uploader.jobs.store import SqlJobStore
 
 pytestmark = pytest.mark.asyncio
 
@@ -76,6 +78,27 @@ async def test_row_that_another_process_holds_keeps_nobody_from_the_others(place
             await connection.execute("SELECT 1 FROM uploader_jobs WHERE id = $1 FOR UPDATE", stuck)
             assert [lease.job.id for lease in await store.lease(limit=2, ttl=60)] == [free]
         await connection.close()
+
+
+async def test_session_whose_process_was_stopped_within_a_statement_keeps_nobody_for_long(place: Place) -> None:
+    """It has sent what is to be prepared, and no more: for the server that is no idle session."""
+    async with place.open() as store:
+        job = await submitted(store)
+        lease = await leased(store)
+        stopped = await asyncpg.connect(place.url, server_settings=_SESSION)
+        await stopped.execute("BEGIN")
+        await stopped.execute("SELECT 1 FROM uploader_jobs WHERE id = $1 FOR UPDATE", job)
+        await stopped.prepare("SELECT 42")
+        async with anyio.create_task_group() as others:
+            others.start_soon(_sweep_again_and_again, store)
+            assert await store.complete(lease, b"{}")
+            others.cancel_scope.cancel()
+        stopped.terminate()
+
+
+async def _sweep_again_and_again(store: SqlJobStore) -> None:
+    while True:
+        await store.sweep()
 
 
 async def test_listener_that_died_is_made_anew(place: Place) -> None:
