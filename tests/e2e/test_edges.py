@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -201,3 +202,14 @@ async def test_a_report_that_would_be_a_folder_is_refused_before_anything_is_sen
     assert ended.status == 2
     assert not (command.home / "cache").exists()
     assert (await command.run("push", graph, "--to", "oci-layout:cache", "--report", "/dev/full")).status == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("umask", "mode"), [("022", 0o644), ("077", 0o600)])
+async def test_a_report_may_be_read_by_whom_the_umask_lets(
+    command: Command, tmp_path: Path, umask: str, mode: int
+) -> None:
+    graph = write_graph(tmp_path / "graph", 3, seed=5, prefixes_share=0)
+    push = command.line("push", graph, "--to", "oci-layout:cache", "--report", "report.json")
+    ended = await command.run_line(["sh", "-c", f'umask {umask}; exec "$@"', "sh", *push])
+    assert (ended.status, stat.S_IMODE((command.home / "report.json").stat().st_mode)) == (0, mode)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,21 +43,17 @@ def write_report(to_json: Callable[[], str], path: Path | None) -> bool:
             tell("uploader: cannot write the report to standard output")
         return written
     target = Path(os.path.realpath(path))  # of a link, what it points at
-    part: Path | None = None
+    part = target.with_name(f".report-{secrets.token_hex(8)}")
     try:
         if target.exists() and not target.is_file():
             target.write_text(text + "\n", encoding="utf-8")
             return True
-        with tempfile.NamedTemporaryFile(
-            "w", dir=target.parent, prefix=".report-", encoding="utf-8", delete=False
-        ) as file:
-            part = Path(file.name)
+        with part.open("x", encoding="utf-8") as file:
             file.write(text + "\n")
-        part.chmod(0o644)
         part.replace(target)
     except OSError as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         where = "it is on standard output" if print_out(text) else "nor could it be printed"
         tell(f"uploader: cannot write the report to {path}: {error.strerror}; {where}")
         return False
