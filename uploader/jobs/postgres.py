@@ -40,6 +40,8 @@ _EVENTS_LOCK: Final = 0x75706C6401  # "upld": advisory locks are numbers that al
 _SCHEMA_LOCK: Final = 0x75706C6402
 _TRIES: Final = 10
 _ROLLED_BACK: Final = frozenset({"40P01", "40001", "25P03"})  # deadlock, serialization, stopped in between
+_ENDED: Final = frozenset({"57P01", "08003"})  # the session, by another daemon; without a word that was heard
+_UNSENT: Final = ("cannot switch to state", "connection is closed")  # the server had ended the session before
 _LIMIT_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 8
@@ -168,16 +170,21 @@ class PostgresDatabase:
         )
 
     async def _once(self, work: Callable[[Transaction], T]) -> tuple[T, bool]:
+        at_work = False
         try:
             with anyio.fail_after(_LIMIT_SECONDS, shield=True):
                 async with self._engine.connect() as connection, connection.begin():
-                    return await connection.run_sync(partial(self._run, work=work))
+                    at_work = True
+                    done = await connection.run_sync(partial(self._run, work=work))
+                    at_work = False  # a commit that was sent may have happened, whatever comes back
+                    return done
         except _BROKEN as problem:
             if isinstance(problem, asyncpg.InternalClientError):
                 await self._engine.dispose()  # what the pool took back is of no more use
             cause = problem.orig if isinstance(problem, DBAPIError) else problem
             state = getattr(cause, "sqlstate", None)
-            if state in _ROLLED_BACK:
+            unsent = any(said in str(cause) for said in _UNSENT)
+            if state in _ROLLED_BACK or unsent or (at_work and state in _ENDED):
                 raise _RolledBackError from problem
             raise self._mapped(cause, state) from problem
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,12 +14,10 @@ from sqlalchemy import text
 
 from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
 from uploader.errors import JobStoreError
-from uploader.jobs import Heartbeat, JobSpec, open_store
+from uploader.jobs import Heartbeat, JobSpec, open_store, upkeep
 from uploader.jobs.postgres import _SESSION
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.contract.jobs.postgresql import PostgresServer
     from uploader.jobs.database import Transaction
     from uploader.jobs.store import SqlJobStore
@@ -94,6 +95,35 @@ async def test_session_whose_process_was_stopped_within_a_statement_keeps_nobody
             assert await store.complete(lease, b"{}")
             others.cancel_scope.cancel()
         stopped.terminate()
+
+
+@pytest.mark.parametrize("where", ["at its work", "before its commit"])
+async def test_transaction_whose_process_stood_still_for_too_long_is_run_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The server has ended the session, and nothing is written: nobody need hear of it."""
+    monkeypatch.setitem(_SESSION, "idle_in_transaction_session_timeout", "500ms")
+    tries = 0
+
+    def stand_still(tx: Transaction) -> None:
+        nonlocal tries
+        tries += 1
+        session = Path(f"/proc/{tx.connection.scalar(text('SELECT pg_backend_pid()'))}")
+        upkeep.check(tx)  # so that the server knows the statement, and all of it goes out at once below
+        if tries == 1 and where == "at its work":
+            _wait_gone(session)
+        elif tries == 1:
+            asyncio.get_running_loop().call_soon(_wait_gone, session)  # when that statement has gone out
+        upkeep.check(tx)
+
+    async with place.open() as store:
+        await store._database.write(stand_still)
+    assert tries == 2
+
+
+def _wait_gone(process: Path) -> None:
+    while process.exists():
+        time.sleep(0.01)
 
 
 async def _sweep_again_and_again(store: SqlJobStore) -> None:
