@@ -9,7 +9,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from tests.component.a_client import NAME, QUICK, ZLIB, a_client, a_manifest, described, fill, push
+from tests.component.a_client import NAME, ZLIB, a_client, a_manifest, described, fill, push
 from uploader.errors import RegistryError, UnusableError
 from uploader.model.digest import Digest
 from uploader.model.reference import Registry
@@ -213,7 +213,8 @@ async def test_a_refusal_is_no_larger_where_something_large_was_asked_for() -> N
     refusal = Fault(on="tags", then=Answer(500, body=b"x" * 5_000_000))
     async with FakeRegistry(faults=[refusal]) as registry:
         where = Registry("http", registry.host)
-        async with Transport(where.origin, connections=1, user_agent="x", timeouts=QUICK, ca_file=None) as transport:
+        usual = Timeouts()
+        async with Transport(where.origin, connections=1, user_agent="x", timeouts=usual, ca_file=None) as transport:
             answer = await transport.exchange(Request("GET", f"/v2/{NAME}/tags/list", "list"), "", most=64 << 20)
         assert isinstance(answer, Response)
         assert (answer.status, len(answer.body)) == (500, 64 * 1024)
@@ -257,7 +258,7 @@ async def an_empty_place() -> Registry:
 
 
 async def test_bodies_of_errors_are_read_whatever_they_are() -> None:
-    async with FakeRegistry() as registry, a_client(registry, timeouts=QUICK) as client:
+    async with FakeRegistry() as registry, a_client(registry) as client:
         for body in (b"\xff", json.dumps([[]] * 10).encode(), b"[" * 10_000):
             registry.inject(Fault(on="head-blob", then=Answer(400, body=body), times=1))
             with pytest.raises(RegistryError, match="answered 400"):
