@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -21,6 +23,9 @@ from uploader.registry.transport import Transport
 from uploader.testing import Answer, FakeRegistry, Fault, Stall
 from uploader.testing.clock import Clock
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -28,18 +33,18 @@ def kinds(registry: FakeRegistry) -> list[str]:
     return [request.kind for request in registry.requests]
 
 
-async def test_no_registry_there_ends_the_run_after_the_time_that_was_set() -> None:
+async def test_no_registry_there_ends_the_run_after_the_time_that_was_set(nobody: Registry) -> None:
     clock = Clock()
     begun = clock.now
-    async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
+    async with a_client(nobody, clock=clock, no_connection_seconds=24.0) as client:
         with pytest.raises(UnusableError, match=r"no connection to .* for 24 s: cannot connect to .*refused"):
             await client.is_empty()
     assert clock.now - begun == pytest.approx(24.0, abs=1.0)
 
 
-async def test_the_time_counts_from_the_first_failure() -> None:
+async def test_the_time_counts_from_the_first_failure(nobody: Registry) -> None:
     clock = Clock()
-    async with a_client(await an_empty_place(), clock=clock, no_connection_seconds=24.0) as client:
+    async with a_client(nobody, clock=clock, no_connection_seconds=24.0) as client:
         clock.now += 3600.0
         begun = clock.now
         with pytest.raises(UnusableError):
@@ -47,8 +52,8 @@ async def test_the_time_counts_from_the_first_failure() -> None:
     assert clock.now - begun == pytest.approx(24.0, abs=1.0)
 
 
-async def test_where_we_were_sent_is_said_when_nobody_is_there() -> None:
-    away = f"http://{(await an_empty_place()).host}"
+async def test_where_we_were_sent_is_said_when_nobody_is_there(nobody: Registry) -> None:
+    away = f"http://{nobody.host}"
     fault = Fault(on="head-manifest", then=Answer(307, headers={"location": f"{away}/x?state=secret"}))
     async with FakeRegistry(faults=[fault]) as registry, a_client(registry, retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RegistryError, match=rf"refused \(at {away}, where the registry sent us\)$"):
@@ -251,10 +256,12 @@ async def test_a_blob_that_was_there_is_no_write() -> None:
             await push(client, b"eighth")
 
 
-async def an_empty_place() -> Registry:
-    """Where a registry was a moment ago, and is no more."""
-    async with FakeRegistry() as registry:
-        return Registry("http", registry.host)
+@pytest.fixture
+def nobody() -> Iterator[Registry]:
+    """A place where nobody listens, which is taken all the same: no other program gets that port meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield Registry("http", f"127.0.0.1:{taken.getsockname()[1]}")
 
 
 async def test_bodies_of_errors_are_read_whatever_they_are() -> None:
