@@ -151,7 +151,8 @@ class PostgresDatabase:
 
         The server waits for the second part with all locks held, and none of the limits of a session counts then.
         """
-        await self.write(lambda tx: tx.connection.execute(_END_STUCK))
+        with suppress(JobStoreError):  # who may not does without; of a server that is away, the next call tells
+            await self.write(lambda tx: tx.connection.execute(_END_STUCK))
 
     async def close(self) -> None:
         """Let go of all connections."""

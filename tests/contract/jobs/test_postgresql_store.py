@@ -12,7 +12,7 @@ import asyncpg  # type: ignore[import-untyped]  # it has no types
 import pytest
 from sqlalchemy import text
 
-from tests.contract.jobs.places import Hands, Place, leased, state_of, submitted
+from tests.contract.jobs.places import TTL, Hands, Place, leased, state_of, submitted
 from uploader.errors import JobStoreError
 from uploader.jobs import Heartbeat, JobSpec, open_store, upkeep
 from uploader.jobs.postgres import _SESSION
@@ -95,6 +95,20 @@ async def test_session_whose_process_was_stopped_within_a_statement_keeps_nobody
             assert await store.complete(lease, b"{}")
             others.cancel_scope.cancel()
         stopped.terminate()
+
+
+async def test_role_that_may_end_no_session_takes_leases_back_all_the_same(
+    postgres: PostgresServer, tmp_path: Path, hands: Hands
+) -> None:
+    url = postgres.empty_database("weak")
+    postgres.sql("CREATE ROLE weak LOGIN; GRANT ALL ON SCHEMA public TO weak", "weak")
+    postgres.sql("REVOKE EXECUTE ON FUNCTION pg_terminate_backend FROM PUBLIC", "weak")
+    async with Place(url.replace("postgres@", "weak@"), tmp_path / "locks", hands).open() as store:
+        await submitted(store)
+        await leased(store)
+        await store.sweep()
+        hands.pass_time(TTL + 1)
+        assert (await store.sweep()).taken_back == 1
 
 
 @pytest.mark.parametrize("where", ["at its work", "before its commit"])
