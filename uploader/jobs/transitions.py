@@ -66,7 +66,7 @@ _BEAT: Final = (
     )
 )
 _LOCK_JOB: Final = (
-    select(jobs.c.attempts, jobs.c.max_attempts, jobs.c.losses, jobs.c.leases)
+    select(jobs.c.attempts, jobs.c.max_attempts, jobs.c.losses, jobs.c.leases, jobs.c.error)
     .where(jobs.c.id == bindparam("job"))
     .with_for_update()
 )
@@ -267,7 +267,8 @@ def end(
     if progress is not None and progress != held.progress:
         tx.note(job, "progress", progress)
     left = _left(what, tx.now) | {"new_progress": held.progress if progress is None else progress}
-    tx.connection.execute(_LEAVE_JOB, left | {"of_job": job, "new_error": text})
+    why_it_waits = row.error if text is None and not what.final else text  # given back, for the reason of before
+    tx.connection.execute(_LEAVE_JOB, left | {"of_job": job, "new_error": why_it_waits})
     outcome = "lost" if isinstance(ending, Lost) else what.ended
     ended = {"of_job": job, "of_number": row.leases, "now": tx.now, "new_outcome": outcome, "new_error": text}
     tx.connection.execute(_END_ATTEMPT, ended)

@@ -276,6 +276,21 @@ async def test_all_dead_are_retried_but_for_those_whose_key_is_taken(place: Plac
         assert (counts["ready"], counts["dead"]) == (5, 1)
 
 
+async def test_released_job_waits_for_the_reason_of_before(place: Place) -> None:
+    async with place.open() as store:
+        job = await submitted(store)
+        assert await store.fail(await leased(store), "the registry is away", retry_in=0) == "again"
+        assert await store.release(await leased(store))
+        found = await store.get(job)
+        assert found is not None
+        assert (found.state, found.error) == ("ready", "the registry is away")
+        assert [attempt.error for attempt in await store.history(job)] == ["the registry is away", None]
+        assert await store.complete(await leased(store), b"{}")
+        found = await store.get(job)
+        assert found is not None
+        assert found.error is None
+
+
 async def test_released_job_gets_its_attempt_back(place: Place, hands: Hands) -> None:
     async with place.open() as store:
         job = await submitted(store, max_attempts=1)
