@@ -123,7 +123,7 @@ def cancel(job: str, server: str | None) -> None:
         done = _ask(server, lambda client, _: client.cancel(job))
     except UploaderError as error:
         fail(error)
-    print(f"{job} is cancelled" if done else f"{job} is running: its daemon was asked to stop it", file=sys.stderr)
+    tell(f"{job} is cancelled" if done else f"{job} is running: its daemon was asked to stop it")
 
 
 @click.command(help="Try a failed, dead or cancelled job again; --dead: all dead ones.")
@@ -138,10 +138,10 @@ def retry(job: str | None, server: str | None, *, dead: bool) -> None:
         if job is not None:
             one = job
             _ask(server, lambda client, _: client.retry(one))
-            print(f"{job} will be tried again", file=sys.stderr)
+            tell(f"{job} will be tried again")
         else:
             count = _ask(server, lambda client, _: client.retry_dead())
-            print(f"{counted(count, 'dead job')} will be tried again", file=sys.stderr)
+            tell(f"{counted(count, 'dead job')} will be tried again")
     except UploaderError as error:
         fail(error)
 
@@ -208,14 +208,14 @@ async def _hand_in(
 ) -> int:
     began = time.monotonic()
     job_id, created = await client.submit(job)
-    print(f"job {job_id}" + ("" if created else " (it was there already)"), file=sys.stderr)
+    tell(f"job {job_id}" + ("" if created else " (it was there already)"))
     if not wait:
         if not (printed := print_out(job_id)):
             tell("uploader: cannot write the id of the job to standard output")
         return status_with(0, written=printed)
     ended = await _follow(client, stop, job_id)
     if ended is None:
-        print(f"job {job_id} goes on", file=sys.stderr)
+        tell(f"job {job_id} goes on")
         return 130
     return await _say_end(client, ended, report, time.monotonic() - began, strict=bool(job["options"].get("strict")))
 

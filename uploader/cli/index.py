@@ -10,6 +10,7 @@ import click
 from uploader.cli.checking import shared_parameters
 from uploader.cli.push import as_push_options
 from uploader.cli.running import fail, run
+from uploader.cli.streams import tell
 from uploader.errors import UploaderError
 
 if TYPE_CHECKING:
@@ -40,16 +41,16 @@ def index(destination: str, **given: Any) -> None:
     except UploaderError as error:
         fail(error)
     if outcome is None and signal_number is not None:
-        print("interrupted; the index is as it was, or done", file=sys.stderr)
+        tell("interrupted; the index is as it was, or done")
         sys.exit(128 + signal_number)
     for tag, why in sorted(outcome.skipped.items()) if outcome else ():
         what = "left as it was" if outcome and tag in outcome.unsure else "not in it"
-        print(f"{what}: {tag}: {why}", file=sys.stderr)
+        tell(f"{what}: {tag}: {why}")
     if outcome is None:
-        print("there are no specs, and so no index", file=sys.stderr)
+        tell("there are no specs, and so no index")
         return
     written = "written" if outcome.written else "already right"
-    print(f"the index lists {outcome.specs} specs: {written}", file=sys.stderr)
+    tell(f"the index lists {outcome.specs} specs: {written}")
     if outcome.unsure:
         sys.exit(1)
 

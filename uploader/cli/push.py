@@ -147,7 +147,7 @@ def _carry_out(call: _Call, given: dict[str, Any]) -> None:
 
     tell(*summary(report, time.monotonic() - began, planned=call.planned))
     if options.strict and report.totals.incomplete and not call.planned:
-        print("--strict: what is incomplete counts as failed", file=sys.stderr)
+        tell("--strict: what is incomplete counts as failed")
     sys.exit(status)
 
 

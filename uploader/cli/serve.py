@@ -18,6 +18,7 @@ from uploader.cli import logs
 from uploader.cli.arenas import use_one_arena
 from uploader.cli.running import fail, run
 from uploader.cli.settings import Size, auth_realms_option, config_option, default_state, limit_requests_option, setting
+from uploader.cli.streams import tell
 from uploader.errors import InputError, JobStoreError, UploaderError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def serve(**given: Any) -> None:
     try:
         run(_work(_plan(given)), note=structlog.get_logger("uploader").info)
     except JobStoreError as error:
-        print(f"uploader: the job store cannot be used: {error}", file=sys.stderr)
+        tell(f"uploader: the job store cannot be used: {error}")
         sys.exit(3)
     except UploaderError as error:
         fail(error)

@@ -46,33 +46,29 @@ def make_streams_last() -> None:
 
 def print_out(text: str) -> bool:
     """To standard output, in UTF-8 whatever the terminal's encoding is; whether that could be done."""
-    if sys.stdout is None:  # closed before we began
-        return False
     try:
-        _write_out(text)
-    except OSError:
+        print_result(text)
+    except BrokenPipeError:
         lose_output()
+        return False
+    except UploaderError:
         return False
     return True
 
 
 def print_result(text: str) -> None:
     """The same for what a command is for; raises UploaderError; BrokenPipeError where its reader has seen enough."""
-    if sys.stdout is None:
+    if sys.stdout is None:  # closed before we began
         raise UploaderError("cannot write to standard output: it is closed")
     try:
-        _write_out(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         lose_output()
         raise UploaderError(f"cannot write to standard output: {error.strerror}") from error
-
-
-def _write_out(text: str) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
-    sys.stdout.flush()
 
 
 def lose_output() -> None:
